@@ -1,0 +1,52 @@
+# Development commands. They need Python >= 3.11 with venv and pip, and make; everything else goes into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# pip's list of extra package folders, if set, is passed on to uv, which separates with commas.
+UV := UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(printf '%s' "$$PIP_FIND_LINKS" | tr -s ' ' ',')}" $(BIN)/uv
+INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraints constraints.txt
+# One thread per process: two test processes share two cores, and timings of one do not depend on the other.
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
+WORKERS ?= 2
+LINTED := lipcert tests examples benchmarks docs
+
+.PHONY: demo test test-all lint types docs bench-norms clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/quickstart.py
+
+test: $(VENV)/.installed
+	$(PYTEST) -n $(WORKERS) -q -m "not slow"
+
+test-all: $(VENV)/.installed
+	$(PYTEST) -n $(WORKERS) -q --timeout 1800
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check $(LINTED)
+
+types: $(VENV)/.installed
+	$(BIN)/pyright
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+bench-norms: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.bench_norms
+
+clean:
+	rm -rf $(VENV) build dist docs/_build .pytest_cache .ruff_cache .hypothesis
+	find lipcert tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/uv:
+	@$(PYTHON) -c "import sys; sys.exit('lipcert needs Python >= 3.11, this is %s; run make PYTHON=...' % sys.version.split()[0] if sys.version_info < (3, 11) else 0)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/uv
+	$(INSTALL) --editable ".[testing,plot,examples]" --group dev
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(INSTALL) --group docs
+	touch $@

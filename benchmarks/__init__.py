@@ -1,0 +1,1 @@
+"""Measurements, never tests: ratios taken side by side in one run, thread counts stated."""

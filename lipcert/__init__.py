@@ -1,0 +1,42 @@
+"""Lipschitz claims about torch networks: true, tight and checked."""
+
+from lipcert import certifiers, errors, nn, parametrizations
+from lipcert.certificate import Certificate, Gain, Gains, Validity, Witness
+from lipcert.certify import certify
+from lipcert.graph import Graph
+from lipcert.lowering import lower, lowers
+from lipcert.norms import L1, L1_LINF, L2, L2_LINF, LINF, Norms
+from lipcert.opnorm import opnorm
+from lipcert.recheck import check, check_float64
+from lipcert.trace import trace
+from lipcert.witness import Budget, witness
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "L1",
+    "L1_LINF",
+    "L2",
+    "L2_LINF",
+    "LINF",
+    "Budget",
+    "Certificate",
+    "Gain",
+    "Gains",
+    "Graph",
+    "Norms",
+    "Validity",
+    "Witness",
+    "certifiers",
+    "certify",
+    "check",
+    "check_float64",
+    "errors",
+    "lower",
+    "lowers",
+    "nn",
+    "opnorm",
+    "parametrizations",
+    "trace",
+    "witness",
+]

@@ -1,0 +1,158 @@
+"""The values that come out: an upper bound with its evidence, and a lower bound with its pair. Floor 0.
+
+A `Certificate` and a `Witness` are different types on purpose: a function that needs an upper bound cannot be
+handed a lower one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from lipcert.errors import InvalidInput
+from lipcert.norms import Norms
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = "lipcert-certificate-1"
+
+
+class Validity(Enum):
+    """How far an upper bound may be trusted."""
+
+    RIGOROUS = "a theorem about the stored weights, rounding included"
+    NUMERICAL = "a theorem evaluated in floating point; may be low by rounding or solver tolerance"
+    ESTIMATE = "may be below the true constant; never use as a guarantee"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A bound ``value`` on the operator norm of consecutive affine nodes ``path`` (first applied first)."""
+
+    path: tuple[str, ...]
+    norms: Norms
+    value: float
+
+
+@dataclass(frozen=True)
+class Gains:
+    """Evidence of a layerwise bound: operator-norm bounds of affine nodes, composed along the graph.
+
+    The checker proves every gain from the weights, derives the factors of all other nodes itself, and
+    composes: sums at adds, q-norms at concatenations, the smallest of the routes it is given elsewhere.
+    """
+
+    items: tuple[Gain, ...]
+
+
+Evidence = Gains
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """An upper bound: for all x, y, ``|f(x) - f(y)|_q <= bound * |x - y|_p``.
+
+    f is the real-valued function of the captured graph with the stored weights read as exact real numbers.
+
+    Attributes:
+        bound: The bound, rounded up.
+        norms: The norms ``p`` (input) and ``q`` (output).
+        validity: How far the bound may be trusted.
+        method: The certifier that found it, as it prints.
+        network: Digest of graph and weights (see `lipcert.graph.Graph.digest`).
+        evidence: What the checker needs to prove the bound again.
+    """
+
+    bound: float
+    norms: Norms
+    validity: Validity
+    method: str
+    network: str
+    evidence: Evidence
+
+    def __post_init__(self) -> None:
+        """Refuse a bound that is not a non-negative number."""
+        if not (self.bound >= 0.0):
+            raise InvalidInput(f"a bound must be a number >= 0, got {self.bound!r}.")
+
+    def to_json(self) -> str:
+        """Write the certificate as JSON; floats are hexadecimal, so nothing is rounded on the way."""
+        items = [
+            {"path": list(gain.path), "norms": str(gain.norms), "value": gain.value.hex()}
+            for gain in self.evidence.items
+        ]
+        document = {
+            "format": FORMAT,
+            "network": self.network,
+            "norms": str(self.norms),
+            "bound": self.bound.hex(),
+            "validity": self.validity.name,
+            "method": self.method,
+            "evidence": {"kind": "gains", "items": items},
+        }
+        return json.dumps(document, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Certificate:
+        """Read what `to_json` wrote.
+
+        The validity read back is what the file says of itself; only `lipcert.check` makes it more than that.
+
+        Raises:
+            InvalidInput: If the text is not a certificate of this format, field for field.
+        """
+        try:
+            return _from_document(json.loads(text))
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
+            raise InvalidInput(f"not a {FORMAT} document: {error}") from error
+
+
+@dataclass(frozen=True)
+class Witness:
+    """A lower bound: two inputs with ``|f(x) - f(y)|_q / |x - y|_p >= ratio``.
+
+    Attributes:
+        ratio: The difference quotient, lowered by an allowance for rounding.
+        norms: The norms ``p`` (input) and ``q`` (output).
+        x: First input, without batch dimension, float64.
+        y: Second input.
+    """
+
+    ratio: float
+    norms: Norms
+    x: Tensor
+    y: Tensor
+
+
+def _from_document(document: Any) -> Certificate:
+    fields = {"format", "network", "norms", "bound", "validity", "method", "evidence"}
+    if set(document) != fields or document["format"] != FORMAT:
+        raise ValueError(f"fields {sorted(document)} with format {document.get('format')!r}; expected {sorted(fields)}")
+    evidence = document["evidence"]
+    if set(evidence) != {"kind", "items"} or evidence["kind"] != "gains":
+        raise ValueError(f"unknown evidence {evidence.get('kind')!r}")
+    if any(set(item) != {"path", "norms", "value"} for item in evidence["items"]):
+        raise ValueError("a gain has exactly the fields path, norms, value")
+    gains = [
+        Gain(tuple(str(name) for name in item["path"]), Norms.parse(item["norms"]), _finite(item["value"]))
+        for item in evidence["items"]
+    ]
+    return Certificate(
+        bound=float.fromhex(document["bound"]),
+        norms=Norms.parse(document["norms"]),
+        validity=Validity[document["validity"]],
+        method=str(document["method"]),
+        network=str(document["network"]),
+        evidence=Gains(tuple(gains)),
+    )
+
+
+def _finite(text: str) -> float:
+    value = float.fromhex(text)
+    if not (0.0 <= value < math.inf):
+        raise ValueError(f"gain {text!r} is not a finite number >= 0")
+    return value

@@ -1,0 +1,1063 @@
+"""Prove a certificate again, in exact arithmetic, from the network's file. Standard library and numpy, nothing else.
+
+    python check.py certificate.json weights.safetensors      exit status: 0 ACCEPT, 1 REJECT, 2 malformed
+
+A certificate claims ``|f(x) - f(y)|_q <= bound |x - y|_p`` for the real-valued function f of the stored weights. This
+file reads the network and the claim, proves every gain (an operator norm of consecutive affine nodes) from the
+weights, holds the factors of all other nodes against the tables below, and composes them along the graph. Every
+decision compares integers or fractions. Floating point appears as a hint that may be wrong, and in products of integer
+matrices whose partial sums stay below 2^53 and are therefore exact in any order. Nothing is shared with the code that
+found the bound: maps are spelled out by index, no convolution is ever called.
+
+What is believed: Python's integers, float64 sums of integers below 2^53, SHA-256, and this file.
+"""
+
+import functools
+import hashlib
+import itertools
+import json
+import math
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PAIRS = ("l2->l2", "l1->l1", "linf->linf", "l1->linf", "l2->linf")
+HEADER_LIMIT, TEXT_LIMIT, FILE_LIMIT = 1 << 26, 1 << 26, 1 << 33  # bytes
+ELEMENT_LIMIT = 1 << 28  # entries of one tensor or shape
+INDEX_LIMIT, PATTERN_LIMIT = 1 << 22, 1 << 26  # positions x taps of one dimension; numbers added up in a convolution
+SIDE_LIMIT, ENTRY_LIMIT, WORK_LIMIT = 2048, 1 << 24, 1 << 39  # smaller side; entries; multiply-adds of one proof
+BITS = 46  # significant bits kept of a matrix whose 2-norm is proven; what is cut off is bounded exactly
+
+
+class Reject(Exception):
+    """The claim is not proven; the reason names the node and both sides of the comparison."""
+
+
+class TooLarge(Reject):
+    """The claim may well be true, but proving it in exact arithmetic would take too long."""
+
+
+class Malformed(Exception):
+    """Not a certificate, or not a network file, field for field."""
+
+
+@dataclass(frozen=True)
+class Accept:
+    """The claim is proven, given the ``assumptions``: the nodes whose slope or gain is a user's word."""
+
+    bound: float
+    norms: str
+    assumptions: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """A linear map with exact numbers ``unit * tensor``.
+
+    Attributes:
+        kind: dense, conv, adjoint, diagonal, selection, reshape or separable.
+        in_shape: Input shape.
+        out_shape: Output shape.
+        tensor: Integers: weight, scale, or index of a selection.
+        unit: What one of these integers stands for.
+        tables: Of a convolution, per dimension: ``[i, j]`` is the input that output i reads through tap j, or -1.
+        groups: Of a convolution.
+        parts: The convolution of an adjoint; the factors of a separable map, one per dimension.
+    """
+
+    kind: str
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    tensor: Any = None
+    unit: Fraction = Fraction(1)
+    tables: tuple[np.ndarray, ...] = ()
+    groups: int = 1
+    parts: tuple["Map", ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A node and what it does to distances: a map (affine), a steepest slope (activation), gains by pair (opaque)."""
+
+    kind: str
+    name: str
+    shape: tuple[int, ...]
+    sources: tuple[str, ...] = ()
+    map: Map | None = None
+    slope: Fraction | None = None
+    gains: Mapping[str, Fraction] = field(default_factory=dict)
+    declared: str = ""
+
+
+Network = dict[str, Node]
+Proven = list[tuple[tuple[str, ...], str, Fraction]]
+Prover = Callable[[Network, tuple[str, ...], str, Fraction], Fraction]
+
+
+# ---------------------------------------------------------------------------------------------- the verdict
+
+
+def verify(
+    certificate_text: str, document: dict[str, Any], arrays: Mapping[str, np.ndarray], prove: "Prover | None" = None
+) -> Accept:
+    """Prove a certificate for a network, or say why not.
+
+    Args:
+        certificate_text: The certificate as JSON.
+        document: The graph document; its tensors are in ``arrays``.
+        arrays: Tensors by the keys that the document names.
+        prove: Proves one gain and returns the value proven; exact arithmetic unless given.
+
+    Raises:
+        Reject: If the claim is not proven.
+        Malformed: If certificate or network is not what the format says; anything unforeseen is reported as this.
+    """
+    return _guarded(lambda: _verify(certificate_text, document, dict(arrays), prove or prove_gain))
+
+
+def verify_files(certificate: str, weights: str) -> Accept:
+    """`verify` on files.
+
+    Raises:
+        Reject: If the claim is not proven.
+        Malformed: If a file cannot be read or is not what the format says.
+    """
+
+    def run() -> Accept:
+        if Path(certificate).stat().st_size > TEXT_LIMIT:
+            raise Malformed(f"the certificate is over {TEXT_LIMIT} bytes")
+        text = Path(certificate).read_bytes().decode("utf-8")
+        return _verify(text, *read_safetensors(weights), prove_gain)
+
+    return _guarded(run)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check the two files named; write the verdict and return the exit status."""
+    if len(arguments) != 2:
+        sys.stdout.write("usage: check.py certificate.json weights.safetensors\n")
+        return 2
+    try:
+        verdict = verify_files(*arguments)
+    except Reject as reason:
+        sys.stdout.write(f"REJECT: {reason}\n")
+        return 1
+    except Malformed as reason:
+        sys.stdout.write(f"MALFORMED: {reason}\n")
+        return 2
+    given = "".join(f"\n  assuming {assumption}" for assumption in verdict.assumptions)
+    sys.stdout.write(f"ACCEPT: Lip(f; {verdict.norms}) <= {verdict.bound!r}{given}\n")
+    return 0
+
+
+def _guarded(run: Callable[[], Accept]) -> Accept:
+    try:
+        return run()
+    except (Reject, Malformed):
+        raise
+    except Exception as error:  # nothing else may escape: a number we cannot vouch for is worse than a refusal
+        raise Malformed(f"{type(error).__name__}: {str(error)[:200]}") from error
+
+
+def _verify(text: str, document: Any, arrays: dict[str, np.ndarray], prove: Prover) -> Accept:
+    if not math.ulp(0.0) * 1.0 > 0.0:
+        raise Reject("this processor flushes subnormal numbers to zero; run the check in a process that does not.")
+    fields = {"format": str, "network": str, "norms": str, "bound": str, "validity": str, "method": str}
+    claim = record(parse(text), "the certificate", **fields, evidence=dict)
+    evidence = record(claim["evidence"], "the evidence", kind=str, items=list)
+    if claim["format"] != "lipcert-certificate-1" or evidence["kind"] != "gains" or claim["norms"] not in PAIRS:
+        raise Malformed(f"format {claim['format']!r}, evidence {evidence['kind']!r}, norms {claim['norms']!r}")
+    if claim["validity"] not in ("RIGOROUS", "NUMERICAL", "ESTIMATE"):
+        raise Malformed(f"validity {claim['validity']!r}")
+    bound = number(claim["bound"], "the bound")
+    document = parse(json.dumps(document, allow_nan=False))
+    found = digest(document, arrays)
+    if found != claim["network"]:
+        raise Reject(f"the certificate is about the network {claim['network'][:100]}, this one is {found}.")
+    network = read_network(document, arrays)
+    proven = [prove_item(item, network, prove) for item in evidence["items"]]
+    total = compose(network, claim["norms"], proven)
+    if not total <= bound:
+        raise Reject(f"bound {float(bound)!r} ({claim['norms']}) is below {_show(total)}, which the gains prove.")
+    declared = tuple(node.declared for node in network.values() if node.declared)
+    return Accept(float(bound), claim["norms"], declared)
+
+
+def prove_item(item: Any, network: Network, prove: Prover) -> tuple[tuple[str, ...], str, Fraction]:
+    """Prove one gain of the evidence: a chain of affine nodes, a pair of norms, a value."""
+    gain = record(item, "a gain", path=list, norms=str, value=str)
+    path = gain["path"]
+    if not path or any(type(name) is not str or name not in network for name in path) or gain["norms"] not in PAIRS:
+        raise Malformed(f"a gain of {path!r} in {gain['norms']!r}: no such nodes or norms")
+    follows = all(network[after].sources == (before,) for before, after in itertools.pairwise(path))
+    if not follows or any(network[name].kind != "affine" for name in path):
+        raise Malformed(f"the gain's path {path} is not a chain of affine nodes")
+    value = number(gain["value"], f"the gain of {path}")
+    if value < 0:
+        raise Malformed(f"the gain of {path} is negative")
+    return tuple(path), gain["norms"], prove(network, tuple(path), gain["norms"], value)
+
+
+def compose(network: Network, norms: str, proven: Proven) -> Fraction:
+    """Bound the map from the input to the output by the gains proven.
+
+    For every node r-norm bounds ``|node(x) - node(y)|_r <= L_r |x - y|_p`` are kept for r = p and r = q.
+    Since ``|v|_q <= |v|_p`` in every supported pair, L_q is never taken above L_p.
+
+    Raises:
+        Reject: If no chain of proven gains reaches the output.
+    """
+    p, q = norms.split("->")
+    reach: dict[str, dict[str, Fraction]] = {}
+    here: dict[str, Fraction] = {}
+    for node in network.values():
+        before = [reach[source] for source in node.sources]
+        here = {}
+        for r in (p, q):
+            routes = list(_routes(node, r, before, reach, network, proven))
+            if routes:
+                here[r] = min(routes)
+        if p in here:
+            here[q] = min(here[p], here.get(q, here[p]))
+        reach[node.name] = here
+    if q not in here:
+        name = next(name for name, found in reach.items() if not found.keys() & {p, q})
+        raise Reject(f"`{name}` ({network[name].kind}) has no proven gain that leads from {p} towards {q}.")
+    return here[q]
+
+
+def _routes(
+    node: Node, r: str, before: list[dict[str, Fraction]], reach: Any, network: Network, proven: Proven
+) -> Iterator[Fraction]:
+    """Every bound of ``L_r`` that the node's sources (or the sources of a path ending here) allow."""
+    if node.kind == "input":
+        yield Fraction(1)
+    elif node.kind == "affine":
+        for path, norms, value in proven:
+            s, end = norms.split("->")
+            if path[-1] == node.name and end == r:
+                start = reach[network[path[0]].sources[0]]
+                if s in start:
+                    yield value * start[s]
+    elif node.kind == "activation":
+        if r in before[0] and node.slope is not None:
+            yield node.slope * before[0][r]
+    elif node.kind == "opaque":
+        for norms, value in node.gains.items():
+            s, end = norms.split("->")
+            if end == r and s in before[0]:
+                yield value * before[0][s]
+    elif all(r in bounds for bounds in before):
+        parts = [bounds[r] for bounds in before]
+        if node.kind == "add" or r == "l1":
+            yield sum(parts, Fraction(0))
+        else:  # concatenation: the r-norm of the parts
+            yield max(parts) if r == "linf" else sqrt_up(sum((part * part for part in parts), Fraction(0)))
+
+
+def sqrt_up(value: Fraction) -> Fraction:
+    """A rational upper bound of the square root: exact for squares, else at most one part in 2^127 above."""
+    up, down = value.numerator, value.denominator
+    if math.isqrt(up) ** 2 == up and math.isqrt(down) ** 2 == down:
+        return Fraction(math.isqrt(up), math.isqrt(down))
+    shift = max(0, 256 + down.bit_length() - up.bit_length()) // 2
+    return Fraction(math.isqrt((up << 2 * shift) // down) + 1, 1 << shift)
+
+
+# ------------------------------------------------------------------------------- proving a gain from the weights
+
+HOW = {  # a norm pair as a search over rows or columns of the matrix for the largest of a squared measure
+    "l1->l1": ("columns", lambda v: v.sum(1) ** 2),
+    "linf->linf": ("rows", lambda v: v.sum(1) ** 2),
+    "l1->linf": ("rows", lambda v: v.max(1) ** 2),
+    "l2->linf": ("rows", lambda v: (v * v).sum(1)),
+    "l2->l2": ("columns", lambda v: (v * v).sum(1)),  # only for maps with at most one entry in each row
+}
+
+
+def prove_gain(network: Network, path: tuple[str, ...], norms: str, value: Fraction) -> Fraction:
+    """Prove ``|A_k ... A_1| <= value`` for the affine nodes of a path, exactly.
+
+    Raises:
+        Reject: If ``value`` is below the norm, or so little above it that no proof is found.
+        TooLarge: If the matrices are too large.
+    """
+    where = f"gain of {' > '.join(path)} ({norms})"
+    try:
+        maps = simplified([node.map for node in map(network.__getitem__, path) if node.map is not None])
+        single = maps[0] if len(maps) == 1 else Map("dense", maps[0].in_shape, maps[-1].out_shape, *product(maps))
+        if norms == "l2->l2" and single.kind not in ("diagonal", "selection", "reshape"):
+            holds, about = prove_norm2(single, value)
+        else:
+            squared = measure(single, norms)
+            holds, about = squared <= value * value, sqrt_up(squared)
+    except TooLarge as reason:
+        raise TooLarge(
+            f"{where}: too large for exact arithmetic ({reason}); use the outward-rounded float64 check "
+            f"(`lipcert check --float64`), which trusts the kernel."
+        ) from reason
+    if not holds:
+        raise Reject(f"{where}: {_show(value)} is not an upper bound: the norm is about {_show(about)}.")
+    return value
+
+
+def simplified(maps: list[Map]) -> list[Map]:
+    """The same composition in fewer maps: no reshapes, dense maps multiplied, channel scales put into weights."""
+    found: list[Map] = []
+    for after in [linear for linear in maps if linear.kind != "reshape"] or maps[:1]:
+        before = found[-1] if found else after
+        both = (before.kind, after.kind)
+        if found and both == ("dense", "dense") and before.out_shape == after.in_shape:
+            X = exact_product(after.tensor, before.tensor)
+            found[-1] = Map("dense", before.in_shape, after.out_shape, X, before.unit * after.unit)
+        elif found and both == ("conv", "diagonal") and _per_channel(after, before.out_shape):
+            X = after.tensor.astype(object).reshape(-1, *[1] * (before.tensor.ndim - 1)) * before.tensor.astype(object)
+            unit, tables = before.unit * after.unit, before.tables
+            found[-1] = Map("conv", before.in_shape, before.out_shape, X, unit, tables, before.groups)
+        else:
+            found.append(after)
+    return found
+
+
+def _per_channel(scale: Map, shape: tuple[int, ...]) -> bool:
+    per_channel = scale.in_shape == shape and scale.tensor.shape == (shape[0], *[1] * (len(shape) - 1))
+    return per_channel or scale.tensor.size == 1
+
+
+def measure(linear: Map, norms: str) -> Fraction:
+    """The square of an operator norm that is a maximum over rows or columns (see ``HOW``)."""
+    if linear.kind == "separable":  # these norms of a Kronecker product are the products over its factors
+        return math.prod((measure(part, norms) for part in linear.parts), start=Fraction(1))
+    side, how = HOW[norms]
+    if linear.kind == "adjoint":
+        linear, side = linear.parts[0], "rows" if side == "columns" else "columns"
+    largest = max((how(abs(v).astype(object)).max() for v in vectors(linear, side) if v.size), default=0)
+    return Fraction(int(largest)) * linear.unit**2
+
+
+def vectors(linear: Map, side: str) -> Iterator[np.ndarray]:
+    """Integer matrices whose rows are the rows (or columns) of the map without zeros: enough for every maximum."""
+    if linear.kind == "dense":
+        yield linear.tensor if side == "rows" else linear.tensor.T
+    elif linear.kind == "diagonal":
+        yield linear.tensor.reshape(-1, 1)
+    elif linear.kind == "reshape":
+        yield np.ones((1, 1), dtype=np.int64)
+    elif linear.kind == "selection":
+        times = int(np.bincount(linear.tensor[linear.tensor >= 0], minlength=1).max())
+        yield np.ones((1, times if side == "columns" else min(times, 1)), dtype=np.int64)
+    else:
+        weight = linear.tensor
+        if side == "columns":  # (in channels, out channels of the group, taps)
+            weight = weight.reshape(linear.groups, -1, *weight.shape[1:])
+            weight = np.swapaxes(weight, 1, 2).reshape(-1, weight.shape[1], *weight.shape[3:])
+        choices = [patterns(table, side) for table in linear.tables]
+        if math.prod(map(len, choices)) * weight.size > PATTERN_LIMIT:
+            raise TooLarge(f"{[len(choice) for choice in choices]} kinds of {side} of {weight.size} weights")
+        for choice in itertools.product(*choices):
+            entries = weight
+            for axis, groups in enumerate(choice, start=2):
+                entries = np.stack([entries.take(taps, axis=axis).sum(axis=axis) for taps in groups], axis=axis)
+            yield entries.reshape(len(entries), -1)
+
+
+def patterns(table: np.ndarray, side: str) -> list[tuple[tuple[int, ...], ...]]:
+    """Which taps add up to the entries of a row (or column) of the index table: one tuple of taps per entry.
+
+    Of rows that hold all entries of another row and more, only the larger is kept: no measure here can be larger
+    for the smaller one.
+    """
+    entries: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for (i, j), read in np.ndenumerate(table):
+        if read >= 0:
+            row, column = (i, int(read)) if side == "rows" else (int(read), i)
+            entries[row][column].append(j)
+    found = {tuple(sorted(map(tuple, row.values()))) for row in entries.values()}
+    if len(found) > 512:
+        raise TooLarge(f"{len(found)} kinds of {side}")
+    return [row for row in found if not any(row != other and Counter(row) <= Counter(other) for other in found)]
+
+
+def prove_norm2(linear: Map, value: Fraction) -> tuple[bool, Fraction]:
+    """Whether ``|A|_2 <= value`` is proven; if not, also about what the norm is.
+
+    A block-diagonal map has the largest norm of its blocks. A Kronecker product has the product of its factors'
+    norms; each factor is held against its own share of ``value``, found from hints.
+    """
+    if linear.kind != "separable":
+        refuted = next((X for X in blocks(linear) if not norm2_at_most(X, linear.unit, value)), None)
+        return (True, value) if refuted is None else (False, norm2_hint(refuted, linear.unit))
+    parts = [part for part in linear.parts if part.kind != "reshape"]
+    if any(not part.tensor.any() for part in parts):
+        return True, Fraction(0)
+    hints = [norm2_hint(part.tensor, part.unit) for part in parts]
+    about = math.prod(hints, start=Fraction(1))
+    if not parts or value < about / 2:
+        return about <= value, about
+    share = Fraction(float(value / about) ** (1 / len(parts)))
+    shares = [hint * share for hint in hints[:-1]]
+    shares.append(value / math.prod(shares, start=Fraction(1)))
+    return all(norm2_at_most(part.tensor, part.unit, c) for part, c in zip(parts, shares, strict=True)), about
+
+
+def norm2_at_most(X: np.ndarray, unit: Fraction, value: Fraction) -> bool:
+    """Whether ``|unit X|_2 <= value`` is proven, for a matrix of integers.
+
+    X is cut to 46 bits, ``|X - 2^t A|_F <= d``, so ``|A|_2 <= room = value / unit / 2^t - d`` suffices, and for it
+    that ``H = floor(room^2) I - A'A`` is positive semidefinite. It is if ``E = H - Z'Z`` is diagonally dominant
+    (Gershgorin), for any Z whatever: Z is a rounded Cholesky factor of ``H - s I``, with s half the least eigenvalue.
+    """
+    X = X if X.shape[0] >= X.shape[1] else X.T
+    require_size(X.shape)
+    bits = _bits(X)
+    if bits == 0:
+        return value >= 0
+    A, cut = rounded(X, BITS - bits)
+    room = value / unit * Fraction(2) ** (BITS - bits) - sqrt_up(Fraction(cut, 4))
+    if room < 0:
+        return False
+    level = math.floor(room * room)
+    H = -exact_product(A.T, A).astype(object)
+    H[np.diag_indices_from(H)] += level
+    if dominant(H):
+        return True
+    if level == 0:
+        return False
+    try:
+        hint = (H / level).astype(np.float64)  # entries at most about 1: dominance failed, so the level is not large
+        least = float(np.linalg.eigvalsh(hint)[0])
+        if not least > 0.0:
+            return False
+        R = np.linalg.cholesky(hint - 0.5 * least * np.eye(len(hint))).T
+    except np.linalg.LinAlgError:
+        return False
+    shift = max(0, math.isqrt(level).bit_length() - BITS)
+    Z = np.rint(R * (math.sqrt(level) / 2.0**shift)).astype(np.int64)
+    return dominant(H - (exact_product(Z.T, Z).astype(object) << 2 * shift))
+
+
+def dominant(E: np.ndarray) -> bool:
+    """Whether a symmetric integer matrix has ``E_ii >= sum of |E_ij| over j != i`` in every row."""
+    return bool((2 * E.diagonal() >= abs(E).sum(1)).all())
+
+
+def norm2_hint(X: np.ndarray, unit: Fraction) -> Fraction:
+    """About the 2-norm; nothing rests on it."""
+    shift = max(0, _bits(X) - 60)
+    return Fraction(float(np.linalg.norm((X >> shift).astype(np.float64), 2))) * unit * (1 << shift)
+
+
+def exact_product(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
+    """The product of integer matrices, exactly.
+
+    Entries are split into signed digits of b bits, so small that K products of two digits sum up to at most
+    ``K 2^(2b-2) <= 2^53``: the float64 products of digit matrices are exact in any order of summation.
+    """
+    b = (53 - X.shape[1].bit_length()) // 2 + 1
+    left, right = digits(X, b), digits(Y, b)
+    if min(len(left), len(right)) > 512:  # the sums of a level stay below 2^62
+        raise TooLarge(f"{_bits(X)} and {_bits(Y)} significant bits")
+    require_size((len(X), Y.shape[1]), X.shape[1] * len(left) * len(right))
+    levels = [np.zeros((len(X), Y.shape[1]), dtype=np.int64) for _ in range(len(left) + len(right) - 1)]
+    for (i, x), (j, y) in itertools.product(enumerate(left), enumerate(right)):
+        levels[i + j] += (x @ y).astype(np.int64)
+    total = levels.pop().astype(object)
+    while levels:
+        total = (total << b) + levels.pop()
+    return narrow(total)
+
+
+def digits(X: np.ndarray, b: int) -> list[np.ndarray]:
+    """Balanced digits in ``[-2^(b-1), 2^(b-1))``, lowest first, as float64: ``X = sum of digit_i 2^(b i)``."""
+    found = []
+    while X.any():
+        low = ((X + (1 << (b - 1))) & ((1 << b) - 1)) - (1 << (b - 1))
+        found.append(low.astype(np.float64))
+        X = (X - low) >> b
+    return found or [np.zeros(X.shape)]
+
+
+def rounded(X: np.ndarray, shift: int) -> tuple[np.ndarray, int]:
+    """``X * 2^shift`` to the nearest int64, and how many entries changed (each by at most 1/2)."""
+    if shift >= 0:
+        return (X << shift).astype(np.int64), 0
+    A = (X + (1 << (-shift - 1))) >> -shift
+    return A.astype(np.int64), int(np.count_nonzero((A << -shift) != X))
+
+
+def exact(values: np.ndarray, terms: int = 1) -> tuple[np.ndarray, Fraction]:
+    """Integers X and a power of two u with ``values = u X``; int64 where sums of ``terms`` entries fit."""
+    if not values.any():
+        return np.zeros(values.shape, dtype=np.int64), Fraction(1)
+    mantissa, exponent = np.frexp(values)
+    whole = (mantissa * 2.0**53).astype(np.int64)
+    last = exponent + np.frexp((whole & -whole).astype(np.float64))[1] - 54  # exponent of the last bit that is set
+    low, top = int(last[whole != 0].min()), int(exponent[whole != 0].max())
+    if top - low + terms.bit_length() <= 61:
+        return np.ldexp(values, -low).astype(np.int64), Fraction(2) ** low
+    pairs = zip(whole.ravel().tolist(), (exponent - 53 - low).ravel().tolist(), strict=True)
+    shifted = [w << s if s >= 0 else w >> -s for w, s in pairs]
+    return np.array(shifted, dtype=object).reshape(values.shape), Fraction(2) ** low
+
+
+def narrow(X: np.ndarray) -> np.ndarray:
+    """The same integers as int64 where they fit with room to spare."""
+    return X.astype(np.int64) if _bits(X) <= 60 else X
+
+
+def _bits(X: np.ndarray) -> int:
+    return max(int(X.max()), -int(X.min())).bit_length()
+
+
+# ------------------------------------------------------------------------------------ maps as matrices, by index
+
+
+def require_size(shape: tuple[int, ...], depth: int = 1) -> None:
+    """Refuse a matrix (or a product with ``depth`` multiply-adds per entry) that would take too long."""
+    small, entries = min(shape), math.prod(shape)
+    if small > SIDE_LIMIT or entries > ENTRY_LIMIT or entries * depth > WORK_LIMIT:
+        limits = f"{SIDE_LIMIT} on the smaller side, 2^24 entries and 2^39 multiply-adds"
+        raise TooLarge(f"{' x '.join(map(str, shape))} entries, {entries * depth:.1e} multiply-adds; limits {limits}")
+
+
+def product(maps: Sequence[Map]) -> tuple[np.ndarray, Fraction]:
+    """The matrix of a composition, first map applied first."""
+    X, unit = matrix(maps[0]), maps[0].unit
+    for linear in maps[1:]:
+        if linear.kind == "selection":
+            X = np.concatenate([X, np.zeros_like(X[:1])])[linear.tensor.ravel()]  # index -1 reads the row of zeros
+        elif linear.kind == "diagonal":
+            scale = np.broadcast_to(linear.tensor, linear.in_shape).reshape(-1, 1)
+            X = narrow(scale.astype(object) * X.astype(object))
+        else:
+            X = exact_product(matrix(linear), X)
+        unit *= linear.unit
+    return X, unit
+
+
+def matrix(linear: Map) -> np.ndarray:
+    """The integer matrix of a map, ``(outputs, inputs)``, without its unit."""
+    rows, columns = math.prod(linear.out_shape), math.prod(linear.in_shape)
+    if rows * columns > ENTRY_LIMIT:
+        raise TooLarge(f"{rows} x {columns} entries; limit 2^24")
+    if linear.kind == "adjoint":
+        return matrix(linear.parts[0]).T
+    if linear.kind == "separable":
+        return functools.reduce(np.kron, [matrix(part).astype(object) for part in linear.parts])
+    if linear.kind == "selection":
+        X = np.zeros((rows, columns + 1), dtype=np.int64)
+        X[np.arange(rows), linear.tensor.ravel()] = 1
+        return X[:, :columns]
+    if linear.kind == "diagonal":
+        return np.diag(np.broadcast_to(linear.tensor, linear.in_shape).ravel())
+    if linear.kind == "reshape":
+        return np.eye(rows, dtype=np.int64)
+    return block_diagonal(list(blocks(linear)) * (columns // linear.in_shape[-1] if linear.kind == "dense" else 1))
+
+
+def block_diagonal(parts: list[np.ndarray]) -> np.ndarray:
+    """Matrices of one shape along the diagonal."""
+    rows, columns = parts[0].shape
+    X = np.zeros((len(parts), rows, len(parts), columns), dtype=parts[0].dtype)
+    for index, part in enumerate(parts):
+        X[index, :, index, :] = part
+    return X.reshape(len(parts) * rows, len(parts) * columns)
+
+
+def blocks(linear: Map) -> Iterator[np.ndarray]:
+    """The different diagonal blocks of a dense map, a convolution (one per group) or its adjoint, without the unit.
+
+    The blocks of an adjoint are those of its convolution: transposing changes no 2-norm.
+    """
+    if linear.kind == "dense":
+        yield linear.tensor
+        return
+    conv = linear.parts[0] if linear.kind == "adjoint" else linear
+    rows, columns = math.prod(conv.out_shape) // conv.groups, math.prod(conv.in_shape) // conv.groups
+    require_size((rows, columns), 16 * min(rows, columns) * conv.groups)
+    for weight in np.split(conv.tensor, conv.groups):
+        yield conv_matrix(weight, conv.tables, conv.out_shape[1:], conv.in_shape[1:])
+
+
+def conv_matrix(
+    weight: np.ndarray, tables: Sequence[np.ndarray], out_sizes: tuple[int, ...], in_sizes: tuple[int, ...]
+) -> np.ndarray:
+    """The matrix of a convolution: output position i reads, through tap j, the input position ``tables[d][i, j]``."""
+    outputs, inputs = weight.shape[:2]
+    X = np.zeros((outputs, math.prod(out_sizes), inputs, math.prod(in_sizes)), dtype=weight.dtype)
+    for tap in np.ndindex(*weight.shape[2:]):
+        reads = [table[:, j] for table, j in zip(tables, tap, strict=True)]
+        rows = np.meshgrid(*[np.flatnonzero(read >= 0) for read in reads], indexing="ij")
+        columns = np.meshgrid(*[read[read >= 0] for read in reads], indexing="ij")
+        row = np.ravel_multi_index(rows, out_sizes).ravel()
+        column = np.ravel_multi_index(columns, in_sizes).ravel()
+        X[:, row, :, column] += weight[(slice(None), slice(None), *tap)]  # each row once per tap, so += adds them all
+    return X.reshape(X.shape[0] * X.shape[1], -1)
+
+
+def index_table(size: int, out: int, kernel: int, stride: int, before: int, dilation: int, mode: str) -> np.ndarray:
+    """``[i, j]``: the input position that output i reads through tap j, or -1 where it reads a zero."""
+    t = np.arange(out)[:, None] * stride + np.arange(kernel) * dilation - before
+    if mode == "zeros":
+        return np.where((t >= 0) & (t < size), t, -1)
+    if mode == "circular":
+        return t % size
+    return np.clip(t, 0, size - 1) if mode == "replicate" else size - 1 - abs(size - 1 - abs(t))
+
+
+# ----------------------------------------------------------- what the other nodes do to distances: two tables
+
+Interval = tuple[Any, Any]
+SLOPES: dict[str, tuple[str, str]] = {  # elementwise functions without parameters: bounds of the derivative
+    **dict.fromkeys(("relu", "relu6", "tanh", "tanhshrink", "hardtanh", "softsign", "log_sigmoid"), ("0", "1")),
+    **dict.fromkeys(("softshrink", "threshold", "atan", "asinh", "clamp"), ("0", "1")),
+    **dict.fromkeys(("abs", "sin", "cos"), ("-1", "1")),
+    "sigmoid": ("0", "1/4"),
+    "hardsigmoid": ("0", "1/6"),
+    "hardswish": ("-1/2", "3/2"),
+    "selu": ("0", "1.7580994"),
+    "gelu": ("-0.1289042", "1.1289042"),
+    "gelu_tanh": ("-0.1289931", "1.1289931"),
+    "silu": ("-0.0998394", "1.0998394"),
+    "mish": ("-0.1125262", "1.0884982"),
+    "erf": ("0", "1.1283792"),
+}
+PARAMETRIC: dict[str, tuple[str, Callable[[Any], Interval]]] = {  # the same with one parameter: its name, the bounds
+    "leaky_relu": ("negative_slope", lambda s: (np.minimum(s, 1), np.maximum(s, 1))),
+    "prelu": ("weight", lambda s: (np.minimum(s, 1), np.maximum(s, 1))),
+    "elu": ("alpha", lambda a: (np.minimum(a, 0), np.maximum(a, 1))),
+    "celu": ("alpha", lambda a: _provided(a > 0, (Fraction(0), Fraction(1)))),
+    "softplus": ("beta", lambda b: _provided(b > 0, (Fraction(0), Fraction(1)))),
+    "contraction": ("epsilon", lambda e: _provided((e >= 0) & (e <= 1), (1 - e, Fraction(1)))),
+}
+
+
+def _provided(condition: Any, interval: Interval) -> Interval:
+    if not np.all(condition):
+        raise Malformed("a parameter of an elementwise function is outside the range that the table covers")
+    return interval
+
+
+def own_slope(function: str, parameters: dict[str, np.ndarray]) -> Interval:
+    """The interval that holds all difference quotients of an elementwise function of the table."""
+    name, bounds = PARAMETRIC.get(function, ("", None))
+    if parameters.keys() != ({name} if bounds else set()) or not (bounds or function in SLOPES):
+        raise Malformed(f"no elementwise function `{function}` with parameters {sorted(parameters)}")
+    return bounds(parameters[name]) if bounds else tuple(map(Fraction, SLOPES[function]))
+
+
+def own_gains(function: str, parameters: dict[str, Any], source: tuple[int, ...], shape: tuple[int, ...]) -> Any:
+    """Squares of Lipschitz constants by norm pair of a function of the table, whose output shape is checked."""
+    one = Fraction(1)
+    if function == "max_windows":
+        windows = record(parameters, function, windows=list)["windows"]
+        times = [_multiplicity(window, size) for window, size in zip(windows, source, strict=True)]
+        expected = tuple(s if w is None else len(w) for w, s in zip(windows, source, strict=True))
+        most = Fraction(math.prod(times))
+        gains = {"l2->l2": most, "l1->l1": most**2, "linf->linf": one, "l1->linf": one, "l2->linf": one}
+    elif function in ("softmax", "sort", "householder"):
+        expected = source
+        if function == "softmax":
+            _axes(parameters, source)
+        elif not all(type(value) in (int, list, str) for value in parameters.values()):
+            raise Malformed(f"parameters of `{function}`")  # which groups are sorted, or reflected, does not matter
+        factors = {"softmax": (one / 4, one / 4), "sort": (one, one), "householder": (one, Fraction(2))}[function]
+        gains = {"l2->l2": factors[0], "l1->l1": factors[1], "linf->linf": factors[1]}
+    elif function in ("logsumexp", "norm2"):
+        axes = _axes(parameters, source)
+        kept = tuple(1 if axis in axes else size for axis, size in enumerate(source))
+        dropped = tuple(size for axis, size in enumerate(source) if axis not in axes)
+        expected = kept if shape == kept else dropped
+        gains = dict.fromkeys(("l2->l2",) if function == "norm2" else ("l2->l2", "l1->l1", "linf->linf"), one)
+    else:
+        raise Malformed(f"no function `{function}`")
+    if shape != expected:
+        raise Malformed(f"`{function}` turns {source} into {expected}, not {shape}")
+    return gains
+
+
+def _axes(parameters: dict[str, Any], shape: tuple[int, ...]) -> set[int]:
+    """The dimensions (batch excluded) along which a function of the table works."""
+    dims = record(parameters, "parameters", dim=object)["dim"]
+    dims = dims if type(dims) is list else [dims]
+    if any(type(dim) is not int or not -len(shape) <= dim < len(shape) for dim in dims):
+        raise Malformed(f"dimensions {dims} of the shape {shape}")
+    return {dim % len(shape) for dim in dims}
+
+
+def _multiplicity(window: Any, size: int) -> int:
+    """How many of the windows ``[start, stop, step]`` along a dimension share one input position, at most."""
+    if window is None:
+        return 1
+    times = np.zeros(size, dtype=np.int64)
+    if type(window) is not list or not window or len(window) * size > ENTRY_LIMIT * 16:
+        raise Malformed("windows are a list of ranges, or null")
+    for entry in window:
+        start, stop, step = naturals(entry, "a window")
+        if not (start < stop <= size and step > 0):
+            raise Malformed(f"window {entry} of a dimension of size {size}")
+        times[start:stop:step] += 1
+    return int(times.max())
+
+
+# ------------------------------------------------------------------------------------------- reading the network
+
+
+def read_network(document: Any, arrays: Mapping[str, np.ndarray]) -> Network:
+    """Rebuild the graph: every shape is derived again, every tensor used exactly once, every number finite."""
+    head = record(document, "the graph", format=str, output=str, nodes=list)
+    remaining, network = dict(arrays), {}
+    for entry in head["nodes"]:
+        node = _read_node(entry, network, remaining)
+        if node.name in network or (node.kind == "input") != (not network):
+            raise Malformed(f"node `{node.name}` repeats a name, or the input is not first and only")
+        network[node.name] = node
+    if head["format"] != "lipcert-graph-1" or not network or [*network][-1] != head["output"]:
+        raise Malformed(f"format {head['format']!r}, output {head['output']!r}, {len(network)} nodes")
+    if remaining:
+        raise Malformed(f"tensors that no node uses: {sorted(remaining)[:5]}")
+    return network
+
+
+def _read_node(entry: Any, network: Network, remaining: dict[str, np.ndarray]) -> Node:
+    kind = entry.get("kind") if type(entry) is dict else None
+    if type(kind) is not str or kind not in NODE_FIELDS:
+        raise Malformed(f"a node of kind {kind!r}")
+    found = record(entry, f"a node of kind {kind}", kind=str, name=str, shape=list, **NODE_FIELDS[kind])
+    name, shape = found["name"], sizes(found["shape"], f"the shape of {found['name']}")
+    sources = tuple(found["sources"]) if "sources" in found else (found["source"],) if "source" in found else ()
+    if any(type(source) is not str or source not in network for source in sources):
+        raise Malformed(f"node `{name}` reads {sources}, not all defined before it")
+    shapes = [network[source].shape for source in sources]
+    node = Node(kind, name, shape, sources)
+    if kind == "affine":
+        linear = read_map(found["map"], remaining)
+        if found["bias"] is not None:
+            broadcasts(floats(remaining, found["bias"]), shape)
+        node, fits = replace(node, map=linear), shapes == [linear.in_shape] and shape == linear.out_shape
+    elif kind == "activation":
+        node, fits = replace(node, **_read_activation(found, shape, remaining)), shapes == [shape]
+    elif kind == "opaque":
+        node, fits = replace(node, **_read_opaque(found, shapes[0], shape, remaining)), True
+    elif kind == "add":
+        fits = len(shapes) >= 2 and set(shapes) == {shape}
+    elif kind == "concat":
+        dim = found["dim"]
+        rest = {(*other[:dim], *other[dim + 1 :]) for other in shapes}
+        fits = len(shapes) >= 2 and all(0 <= dim < len(other) for other in [shape, *shapes])
+        fits = fits and rest == {(*shape[:dim], *shape[dim + 1 :])} and sum(o[dim] for o in shapes) == shape[dim]
+    else:
+        fits = True
+    if not fits:
+        raise Malformed(f"node `{name}` of shape {shape} cannot read shapes {shapes}")
+    return node
+
+
+NODE_FIELDS: dict[str, dict[str, type]] = {
+    "input": {},
+    "affine": {"source": str, "map": dict, "bias": object},
+    "activation": {"source": str, "function": str, "parameters": dict, "slope": list},
+    "opaque": {"source": str, "function": str, "parameters": dict, "gains": dict},
+    "add": {"sources": list},
+    "concat": {"sources": list, "dim": int},
+}
+
+
+def _read_activation(found: dict[str, Any], shape: tuple[int, ...], remaining: Any) -> dict[str, Any]:
+    """The steepest declared slope, once the declared interval is seen to contain the table's own."""
+    where = f"slope of {found['name']} ({found['function'][:100]})"
+    parameters = {key: broadcasts(values(remaining, value), shape) for key, value in found["parameters"].items()}
+    if len(found["slope"]) != 2:
+        raise Malformed(f"{where}: not an interval")
+    lower, upper = (broadcasts(values(remaining, end), shape) for end in found["slope"])
+    slope = max(abs(end) for end in (*lower.flat, *upper.flat))
+    if found["function"].startswith("declared:"):
+        return {"slope": slope, "declared": f"{where} lies in [{_show(min(lower.flat))}, {_show(max(upper.flat))}]"}
+    least, most = own_slope(found["function"], parameters)
+    if not (np.all(lower <= least) and np.all(most <= upper)):
+        own = f"[{_show(np.min(least))}, {_show(np.max(most))}]"
+        declared = f"[{_show(max(lower.flat))}, {_show(min(upper.flat))}]"
+        raise Reject(f"{where}: {declared} does not contain the function's slopes {own}.")
+    return {"slope": slope}
+
+
+def _read_opaque(found: Any, source: tuple[int, ...], shape: tuple[int, ...], remaining: Any) -> dict[str, Any]:
+    """The declared gains, in the norm pairs in which they are seen to be at least the table's own."""
+    where = f"gain of {found['name']} ({found['function'][:100]})"
+    gains = {pair: number(value, where) for pair, value in found["gains"].items()}
+    if not gains.keys() <= set(PAIRS) or any(value < 0 for value in gains.values()):
+        raise Malformed(f"{where}: {found['gains']}")
+    if found["function"].startswith("declared:"):
+        for value in found["parameters"].values():
+            if type(value) is dict:
+                floats(remaining, record(value, where, tensor=str)["tensor"])
+        listed = ", ".join(f"{pair}: {_show(value)}" for pair, value in gains.items())
+        return {"gains": gains, "declared": f"{where} is at most {listed}"}
+    own = own_gains(found["function"], found["parameters"], source, shape)
+    for pair in gains.keys() & own.keys():
+        if not own[pair] <= gains[pair] ** 2:
+            raise Reject(f"{where}: {_show(gains[pair])} is below {_show(sqrt_up(own[pair]))} in {pair}.")
+    return {"gains": {pair: value for pair, value in gains.items() if pair in own}}
+
+
+def read_map(entry: Any, remaining: dict[str, np.ndarray]) -> Map:
+    """A linear map, with the output shape that its own numbers imply."""
+    kind = entry.get("kind") if type(entry) is dict else None
+    if type(kind) is not str or kind not in MAP_FIELDS:
+        raise Malformed(f"a map of kind {kind!r}")
+    found = record(entry, f"a map of kind {kind}", kind=str, in_shape=list, out_shape=list, **MAP_FIELDS[kind])
+    source = sizes(found["in_shape"], "in_shape")
+    shape = sizes(found["out_shape"], "out_shape")
+    linear, fits = READERS[kind](found, source, shape, remaining)
+    if not fits or linear.in_shape != source or linear.out_shape != shape:
+        raise Malformed(f"a map of kind {kind} does not turn {source} into {shape}")
+    return linear
+
+
+def _read_dense(found: Any, source: tuple[int, ...], shape: tuple[int, ...], remaining: Any) -> tuple[Map, bool]:
+    weight = floats(remaining, found["weight"])
+    fits = weight.ndim == 2 and source[-1:] == weight.shape[1:]
+    return Map("dense", source, (*source[:-1], weight.shape[0]), *exact(weight)), fits
+
+
+def _read_conv(found: Any, source: tuple[int, ...], shape: tuple[int, ...], remaining: Any) -> tuple[Map, bool]:
+    weight, groups, mode = floats(remaining, found["weight"]), found["groups"], found["padding_mode"]
+    kernel = weight.shape[2:]
+    stride, dilation = naturals(found["stride"], "stride", 1), naturals(found["dilation"], "dilation", 1)
+    padding = [naturals(pair, "padding") for pair in found["padding"]]
+    lengths = {len(kernel), len(stride), len(dilation), len(padding), len(source) - 1, len(shape) - 1}
+    if lengths not in ({1}, {2}, {3}) or mode not in ("zeros", "circular", "reflect", "replicate") or groups < 1:
+        raise Malformed(f"a convolution of {lengths} dimensions in {groups} groups, padding mode {mode!r}")
+    if weight.shape[0] % groups or weight.shape[1] * groups != source[0]:
+        raise Malformed(f"a convolution of {source[0]} channels by weights {weight.shape} in {groups} groups")
+    tables = []
+    for d, (n, out, k) in enumerate(zip(source[1:], shape[1:], kernel, strict=True)):
+        before, after = padding[d]
+        natural = (n + before + after - dilation[d] * (k - 1) - 1) // stride[d] + 1
+        widest = {"zeros": ELEMENT_LIMIT, "replicate": ELEMENT_LIMIT, "circular": n, "reflect": n - 1}[mode]
+        if not (out <= natural and max(before, after) <= widest and out * k <= INDEX_LIMIT):
+            raise Malformed(f"a convolution from {n} to {out} of {natural} positions, padding {padding[d]} {mode}")
+        tables.append(index_table(n, out, k, stride[d], before, dilation[d], mode))
+    X, unit = exact(weight, terms=math.prod(kernel))
+    return Map("conv", source, (weight.shape[0], *shape[1:]), X, unit, tuple(tables), groups), True
+
+
+def _read_adjoint(found: Any, source: tuple[int, ...], shape: tuple[int, ...], remaining: Any) -> tuple[Map, bool]:
+    conv = read_map(found["conv"], remaining)
+    fits = conv.kind == "conv" and found["conv"]["padding_mode"] == "zeros"
+    return Map("adjoint", conv.out_shape, conv.in_shape, None, conv.unit, parts=(conv,)), fits
+
+
+def _read_diagonal(found: Any, source: tuple[int, ...], shape: tuple[int, ...], remaining: Any) -> tuple[Map, bool]:
+    return Map("diagonal", source, source, *exact(broadcasts(floats(remaining, found["scale"]), source))), True
+
+
+def _read_selection(found: Any, source: tuple[int, ...], shape: tuple[int, ...], remaining: Any) -> tuple[Map, bool]:
+    index = integers(remaining, found["index"])
+    fits = bool(((index >= -1) & (index < math.prod(source))).all())
+    return Map("selection", source, index.shape, index), fits
+
+
+def _read_reshape(found: Any, source: tuple[int, ...], shape: tuple[int, ...], remaining: Any) -> tuple[Map, bool]:
+    return Map("reshape", source, shape), math.prod(source) == math.prod(shape)
+
+
+def _read_separable(found: Any, source: tuple[int, ...], shape: tuple[int, ...], remaining: Any) -> tuple[Map, bool]:
+    parts = []
+    for size, factor in zip(source, found["factors"], strict=True):
+        if factor is None:
+            parts.append(Map("reshape", (size,), (size,)))
+            continue
+        entry = record(factor, "a factor", numerator=str, denominator=int)
+        X = integers(remaining, entry["numerator"])
+        if X.ndim != 2 or X.shape[1] != size or entry["denominator"] < 1 or _bits(X) > 48:
+            raise Malformed(f"a factor {X.shape} / {entry['denominator']} on a dimension of size {size}")
+        parts.append(Map("dense", (size,), (len(X),), X, Fraction(1, entry["denominator"])))
+    unit = math.prod((part.unit for part in parts), start=Fraction(1))
+    return Map("separable", source, sum((part.out_shape for part in parts), ()), None, unit, parts=tuple(parts)), True
+
+
+MAP_FIELDS: dict[str, dict[str, type]] = {
+    "dense": {"weight": str},
+    "conv": {
+        **{"weight": str, "stride": list, "padding": list},
+        **{"dilation": list, "groups": int, "padding_mode": str},
+    },
+    "adjoint": {"conv": dict},
+    "diagonal": {"scale": str},
+    "selection": {"index": str},
+    "reshape": {},
+    "separable": {"factors": list},
+}
+READERS: dict[str, Callable[..., tuple[Map, bool]]] = {
+    "dense": _read_dense,
+    "conv": _read_conv,
+    "adjoint": _read_adjoint,
+    "diagonal": _read_diagonal,
+    "selection": _read_selection,
+    "reshape": _read_reshape,
+    "separable": _read_separable,
+}
+
+
+# ----------------------------------------------------------------------------------- reading files, field for field
+
+
+def parse(text: str) -> Any:
+    """Strict JSON: no duplicate keys, no NaN, no floats (they are written in hexadecimal), no integers over 2^53."""
+    if len(text) > TEXT_LIMIT:
+        raise Malformed(f"the text is over {TEXT_LIMIT} characters")
+    return json.loads(
+        text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_refuse, parse_int=_small_integer
+    )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise Malformed(f"a key stands twice among {[key[:40] for key, _ in pairs][:10]}")
+    return found
+
+
+def _refuse(text: str) -> Any:
+    raise Malformed(f"the number {text[:40]}, where numbers are integers or hexadecimal text")
+
+
+def _small_integer(text: str) -> int:
+    if len(text) > 16 or abs(int(text)) > 1 << 53:
+        raise Malformed(f"the integer {text[:40]}, over 2^53")
+    return int(text)
+
+
+def record(value: Any, what: str, /, **types: type) -> dict[str, Any]:
+    """A JSON object with exactly these fields, of exactly these types (``object`` for any)."""
+    if type(value) is not dict or value.keys() != types.keys():
+        raise Malformed(f"{what} is {value!r:.120}, not an object with the fields {sorted(types)}")
+    for key, kind in types.items():
+        if kind is not object and type(value[key]) is not kind:
+            raise Malformed(f"{what}: {key} is {value[key]!r:.80}, not a {kind.__name__}")
+    return value
+
+
+def naturals(value: Any, what: str, least: int = 0) -> tuple[int, ...]:
+    """A short list of integers, each at least ``least``."""
+    if type(value) is not list or len(value) > 16 or any(type(size) is not int or size < least for size in value):
+        raise Malformed(f"{what} is {value!r:.80}, not a list of at most 16 integers >= {least}")
+    return tuple(value)
+
+
+def sizes(value: Any, what: str) -> tuple[int, ...]:
+    """A shape, not absurdly large."""
+    shape = naturals(value, what, least=1)
+    if math.prod(shape) > ELEMENT_LIMIT:
+        raise Malformed(f"{what} is {value!r:.80}: over {ELEMENT_LIMIT} entries")
+    return shape
+
+
+def number(text: Any, what: str) -> Fraction:
+    """A finite float64, exactly as Python writes it in hexadecimal."""
+    value = float.fromhex(text) if type(text) is str and len(text) < 40 else math.nan
+    if not math.isfinite(value) or value.hex() != text:
+        raise Malformed(f"{what} is {text!r:.80}, not a finite number in hexadecimal")
+    return Fraction(value)
+
+
+def floats(remaining: dict[str, np.ndarray], key: Any) -> np.ndarray:
+    """Take the tensor of that key, as float64; every entry is finite."""
+    found = _take(remaining, key)
+    if found.dtype not in (np.float32, np.float64) or not np.isfinite(found).all():
+        raise Malformed(f"tensor {key!r} of type {found.dtype} is not a tensor of finite floats")
+    return found.astype(np.float64)
+
+
+def integers(remaining: dict[str, np.ndarray], key: Any) -> np.ndarray:
+    """Take the tensor of that key, as int64."""
+    found = _take(remaining, key)
+    if found.dtype != np.int64:
+        raise Malformed(f"tensor {key!r} is of type {found.dtype}, not int64")
+    return found
+
+
+def _take(remaining: dict[str, np.ndarray], key: Any) -> np.ndarray:
+    found = remaining.pop(key, None) if type(key) is str else None
+    if not isinstance(found, np.ndarray) or not 0 < found.size <= ELEMENT_LIMIT:
+        raise Malformed(f"tensor {key!r:.80} is missing, empty, too large, or used twice")
+    return found
+
+
+def values(remaining: dict[str, np.ndarray], value: Any) -> np.ndarray:
+    """A parameter or a slope as exact fractions: a number, or a tensor by key."""
+    if type(value) is dict:
+        array = floats(remaining, record(value, "a parameter", tensor=str)["tensor"])
+    elif type(value) is int:
+        return np.array(Fraction(value), dtype=object)
+    else:
+        return np.array(number(value, "a parameter"), dtype=object)
+    return np.array([Fraction(entry) for entry in array.ravel().tolist()], dtype=object).reshape(array.shape)
+
+
+def broadcasts(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The array, if it broadcasts to the shape."""
+    if np.broadcast_shapes(array.shape, shape) != shape:
+        raise Malformed(f"a tensor of shape {array.shape} where {shape} is needed")
+    return array
+
+
+def digest(document: Any, arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of the canonical JSON of the document with dtype, shape and SHA-256 of every tensor."""
+    tensors = {
+        key: {
+            "dtype": str(array.dtype),
+            "shape": list(array.shape),
+            "sha256": hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest(),
+        }
+        for key, array in arrays.items()
+    }
+    text = json.dumps({"graph": document, "tensors": tensors}, sort_keys=True, separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_safetensors(path: str) -> tuple[Any, dict[str, np.ndarray]]:
+    """The graph document and the tensors of a network file: little-endian, contiguous, without gaps or overlaps."""
+    if Path(path).stat().st_size > FILE_LIMIT:
+        raise Malformed(f"the file is over {FILE_LIMIT} bytes")
+    content = Path(path).read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or length > min(HEADER_LIMIT, len(content) - 8):
+        raise Malformed(f"a header of {length} bytes in a file of {len(content)}")
+    header = parse(content[8 : 8 + length].decode("utf-8"))
+    if type(header) is not dict or "__metadata__" not in header:
+        raise Malformed("the file carries no graph; write it with lipcert")
+    document = parse(record(header.pop("__metadata__"), "the metadata", lipcert=str)["lipcert"])
+    entries = {key: record(entry, key, dtype=str, shape=list, data_offsets=list) for key, entry in header.items()}
+    spans = {key: naturals(entry["data_offsets"], key) for key, entry in entries.items()}
+    arrays, end = {}, 0
+    for key in sorted(entries, key=lambda key: spans[key]):
+        dtype = {"F32": "<f4", "F64": "<f8", "I64": "<i8"}.get(entries[key]["dtype"])
+        shape = sizes(entries[key]["shape"], key)
+        if dtype is None or spans[key] != (end, end + np.dtype(dtype).itemsize * math.prod(shape)):
+            raise Malformed(f"tensor {key!r:.80}: {entries[key]} does not begin at {end} and fill its span")
+        buffer = content[8 + length + spans[key][0] : 8 + length + spans[key][1]]
+        arrays[key] = np.frombuffer(buffer, dtype).reshape(shape)
+        end = spans[key][1]
+    if end != len(content) - 8 - length:
+        raise Malformed(f"tensors of {end} bytes, data of {len(content) - 8 - length}")
+    return document, arrays
+
+
+def _show(value: Any) -> str:
+    """A fraction for a message: 17 digits, or its size where no float64 can hold it."""
+    try:
+        return repr(float(value))
+    except OverflowError:
+        return f"a number of {len(str(int(value)))} digits"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

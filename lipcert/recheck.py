@@ -1,0 +1,77 @@
+"""The checker as a function of library values: exact, or in float64 with outward rounding. Floor 3."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+from lipcert.certificate import Certificate, Validity
+from lipcert.check import Malformed, Network, Prover, Reject, prove_gain, verify
+from lipcert.errors import CheckFailed
+from lipcert.graph import Affine, Graph
+from lipcert.linear import LinearMap
+from lipcert.norms import Norms
+from lipcert.opnorm import composed_norm, opnorm
+
+
+def check(certificate: Certificate, graph: Graph) -> Certificate:
+    """Prove a certificate again, in exact arithmetic, with the stand-alone checker (`lipcert.check`).
+
+    Args:
+        certificate: The claim and its evidence.
+        graph: The network it is about.
+
+    Returns:
+        The certificate, with validity ``RIGOROUS``.
+
+    Raises:
+        CheckFailed: If the certificate is not proven for this network; the reason says which comparison failed, or
+            that the matrices are too large for exact arithmetic (then see `check_float64`).
+    """
+    return _checked(certificate, graph, prove_gain)
+
+
+def check_float64(certificate: Certificate, graph: Graph) -> Certificate:
+    """Prove a certificate again with the outward-rounded float64 kernel in place of exact operator norms.
+
+    For networks too large for `check`. Graph, digest, slopes, gains of other nodes and the composition are verified
+    as by `check`, in exact arithmetic; only the operator norms are the kernel's. A certificate that the kernel
+    itself produced is thus compared with itself: this catches tampering, not an error of the kernel.
+
+    Returns:
+        The certificate, with validity ``RIGOROUS``.
+
+    Raises:
+        CheckFailed: If the certificate is not proven for this network.
+    """
+
+    def prove(network: Network, path: tuple[str, ...], norms: str, value: Fraction) -> Fraction:
+        found = _kernel_norm([_map(graph, name) for name in path], Norms.parse(norms))
+        if found is None or not found <= value:
+            where = f"gain of {' > '.join(path)} ({norms})"
+            raise Reject(f"{where}: {float(value)!r} is below {found!r}, the float64 kernel's bound.")
+        return value
+
+    return _checked(certificate, graph, prove)
+
+
+def _checked(certificate: Certificate, graph: Graph, prove: Prover) -> Certificate:
+    try:
+        verify(certificate.to_json(), *graph.document(), prove)
+    except (Reject, Malformed) as reason:
+        raise CheckFailed(str(reason)) from reason
+    return replace(certificate, validity=Validity.RIGOROUS)
+
+
+def _kernel_norm(maps: list[LinearMap], norms: Norms) -> float | None:
+    if len(maps) == 1:
+        return opnorm(maps[0], norms).value
+    found = composed_norm(maps, norms)
+    return None if found is None else found.value
+
+
+def _map(graph: Graph, name: str) -> LinearMap:
+    node = graph[name]
+    if not isinstance(node, Affine):
+        raise Malformed(f"`{name}` is not an affine node")
+    return node.map

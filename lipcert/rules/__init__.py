@@ -1,0 +1,27 @@
+"""The built-in rules: importing this package registers them. Floor 3."""
+
+from lipcert.rules import (
+    activations,
+    arithmetic,
+    convolution,
+    linear,
+    nonlinear,
+    normalisation,
+    pooling,
+    refused,
+    resampling,
+    structure,
+)
+
+__all__ = [
+    "activations",
+    "arithmetic",
+    "convolution",
+    "linear",
+    "nonlinear",
+    "normalisation",
+    "pooling",
+    "refused",
+    "resampling",
+    "structure",
+]

@@ -1,0 +1,113 @@
+"""The model that a command line names: ``package.module:factory``, with weights from a file. Floor 5."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import sys
+import traceback
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lipcert.errors import InvalidInput
+
+_EXPORTED = (".pt2", ".onnx")
+
+
+def load_model(target: str, state_dict: str | Path | None = None) -> nn.Module:
+    """Import a model, fill in its weights, and put it in evaluation mode.
+
+    Args:
+        target: ``package.module:name``, where ``name`` is a module instance or is called without arguments to get
+            one. The current directory is importable.
+        state_dict: A ``.safetensors`` file, or a file of ``torch.save`` that holds tensors only.
+
+    Raises:
+        InvalidInput: If there is no such model, or the file does not fit it.
+    """
+    model = _import(target)
+    if not isinstance(model, nn.Module):
+        if not callable(model):
+            raise InvalidInput(
+                f"`{target}` is a {type(model).__name__}, neither a torch.nn.Module nor a function that returns one. "
+                f"Name a model, its class, or a function without arguments."
+            )
+        model = _call(target, model)
+    if state_dict is not None:
+        _fill(model, Path(state_dict))
+    return model.eval()
+
+
+def _import(target: str) -> Any:
+    name, colon, attribute = target.partition(":")
+    if Path(name).suffix in _EXPORTED:
+        raise InvalidInput(
+            f"`{target}` is an exported program, and lipcert has no reader for those yet. "
+            f"Give the Python code that builds the model, as package.module:factory, and its weights with --state-dict."
+        )
+    if not (name and colon and attribute):
+        raise InvalidInput(f"`{target}` names no model; write package.module:factory, for example mynets.critic:build.")
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:
+        raise InvalidInput(
+            f"importing `{name}` failed with {_where(error)}. "
+            f"The current directory and the installed packages are searched; install what is missing."
+        ) from error
+    try:
+        return reduce(getattr, attribute.split("."), module)
+    except AttributeError as error:
+        raise InvalidInput(f"`{target}` was not found: {error}. Check the name after the colon.") from error
+
+
+def _call(target: str, factory: Any) -> nn.Module:
+    try:
+        model = factory()
+    except Exception as error:
+        raise InvalidInput(
+            f"`{target}()` failed with {_where(error)}. "
+            f"A factory is called without arguments; wrap it in one that needs none."
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise InvalidInput(f"`{target}()` returned a {type(model).__name__}; it must return a torch.nn.Module.")
+    return model
+
+
+def _fill(model: nn.Module, path: Path) -> None:
+    state = _read_state(path)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        keys = sorted(map(str, state))[:8] if isinstance(state, dict) else type(state).__name__
+        raise InvalidInput(f"`{path}` holds {keys}, not a state dict of tensors; save model.state_dict() itself.")
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise InvalidInput(f"`{path}` does not fit the model; build the model that was saved. {error}") from error
+
+
+def _read_state(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
+        raise InvalidInput(
+            f"cannot read weights from `{path}`: {error}. "
+            f"Only tensors are read (weights_only), from torch.save(model.state_dict(), ...) or a .safetensors file."
+        ) from error
+
+
+def _where(error: BaseException) -> str:
+    """The exception, and the line of the user's code it came from, if it came from there."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    own = [frame for frame in frames if frame.filename not in (__file__, importlib.__file__)]
+    place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {error}{place}"

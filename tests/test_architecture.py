@@ -1,0 +1,150 @@
+"""The house rules, read from the source: floors, stand-alone checker, lazy imports, no prints, small files."""
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import lipcert
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "lipcert"
+FLOORS = {
+    0: "errors norms certificate",
+    1: "linear graph kernel nn",
+    2: "opnorm lowering freeze storage",
+    3: "rules certifiers witness parametrizations recheck",
+    4: "trace",
+    5: "certify report target cli",
+}
+FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+# Imported only inside the functions that need them, so that `import lipcert` stays light and the extras optional.
+LAZY = {"cvxpy", "hypothesis", "matplotlib", "scipy", "sklearn", "typer"}
+STANDARD = set(sys.stdlib_module_names)
+LINES = 400
+# One file that can be read and run by itself, by design.
+LINES_OF_THE_CHECKER = 1100
+
+
+def imported(name: str, *, everywhere: bool) -> set[str]:
+    """Full names of the modules a file imports; names imported from a package count as modules where they are some."""
+    tree = ast.parse(FILES[name].read_text())
+    inside = {child for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for child in ast.walk(node)}
+    found = set()
+    for node in ast.walk(tree):
+        if node in inside and not everywhere:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} has a relative import"
+            assert node.module
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} & FILES.keys()
+            named = {alias.name for alias in node.names}
+            whole = node.module not in FILES or {i.rpartition(".")[2] for i in inner} != named
+            found |= inner | ({node.module} if whole else set())
+    return found
+
+
+def ours(name: str) -> set[str]:
+    return {module for module in imported(name, everywhere=True) if module.split(".")[0] == "lipcert"}
+
+
+def part(module: str) -> str:
+    """The file or package directly under lipcert; empty for lipcert itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name not in ("lipcert", "lipcert.check")])
+def test_a_module_imports_only_from_its_own_floor_and_lower_ones(name: str):
+    assert part(name) in FLOOR_OF, f"{name} stands on no floor; give it one in this file and in CONTRIBUTING.md"
+    for module in ours(name):
+        assert module != "lipcert", f"{name} imports the package, that is the roof"
+        assert module == "lipcert.check" or FLOOR_OF[part(module)] <= FLOOR_OF[part(name)], f"{name} imports {module}"
+
+
+def test_imports_make_no_cycle():
+    graph = {name: ours(name) - {name} for name in FILES if name != "lipcert"}
+    assert list(TopologicalSorter(graph).static_order())
+
+
+def test_nothing_imports_the_parametrizations_but_the_package_itself():
+    others = [name for name in FILES if part(name) != "parametrizations"]
+    readers = [name for name in others if "parametrizations" in map(part, ours(name))]
+    assert readers == ["lipcert"]
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        ("lipcert.check", {"numpy"}),
+        ("lipcert.nn", {"torch"}),
+        ("lipcert.errors", set()),
+        ("lipcert.norms", {"lipcert"}),
+    ],
+)
+def test_an_island_imports_nothing_but_its_few_dependencies(name: str, allowed: set[str]):
+    assert {module.split(".")[0] for module in imported(name, everywhere=True)} <= STANDARD | allowed
+
+
+def test_the_kernel_imports_only_numpy_and_errors():
+    for name in FILES:
+        if part(name) == "kernel":
+            outside = {m for m in imported(name, everywhere=True) if m.split(".")[0] not in STANDARD | {"numpy"}}
+            assert all(module == "lipcert.errors" or part(module) == "kernel" for module in outside), name
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_heavy_and_optional_packages_are_imported_where_they_are_used(name: str):
+    allowed = {"typer"} if name == "lipcert.cli" else set()
+    assert {module.split(".")[0] for module in imported(name, everywhere=False)} & LAZY <= allowed
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_library_neither_prints_nor_asks_for_attributes_nor_filters_warnings(name: str):
+    called = {
+        node.func.id
+        for node in ast.walk(ast.parse(FILES[name].read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not called & {"print", "hasattr", "breakpoint", "input"}
+    assert "simplefilter" not in FILES[name].read_text()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_can_be_read_in_one_sitting(name: str):
+    lines = FILES[name].read_text().count("\n")
+    assert lines <= (LINES_OF_THE_CHECKER if name == "lipcert.check" else LINES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_module_says_what_it_is(name: str):
+    assert ast.get_docstring(ast.parse(FILES[name].read_text()))
+
+
+def test_every_public_name_exists():
+    assert len(set(lipcert.__all__)) == len(lipcert.__all__)
+    assert all(getattr(lipcert, name) is not None for name in lipcert.__all__)
+
+
+def test_importing_lipcert_imports_no_heavy_or_optional_package():
+    code = f"import sys; import lipcert; print(sorted({LAZY} & sys.modules.keys()))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert run.stdout.strip() == "[]"
+
+
+def test_the_checker_runs_as_a_file_without_lipcert_or_torch():
+    code = (
+        "import runpy, sys; sys.argv = ['check.py']\n"
+        f"try: runpy.run_path({str(PACKAGE / 'check.py')!r}, run_name='__main__')\n"
+        "except SystemExit as end: print(end.code, sorted({'lipcert', 'torch'} & sys.modules.keys()))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    assert run.stdout.strip().splitlines()[-1] == "2 []"
