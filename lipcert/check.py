@@ -337,7 +337,11 @@ def measure(linear: Map, norms: str) -> Fraction:
     side, how = HOW[norms]
     if linear.kind == "adjoint":
         linear, side = linear.parts[0], "rows" if side == "columns" else "columns"
-    largest = max((how(abs(v).astype(object)).max() for v in vectors(linear, side) if v.size), default=0)
+    largest = 0
+    for v in vectors(linear, side):
+        step = max(1, (1 << 20) // max(1, v.shape[1]))  # rows at a time: Python integers take much memory
+        for start in range(0, len(v) if v.size else 0, step):
+            largest = max(largest, how(abs(v[start : start + step]).astype(object)).max())
     return Fraction(int(largest)) * linear.unit**2
 
 
@@ -450,7 +454,9 @@ def dominant(E: np.ndarray) -> bool:
 def norm2_hint(X: np.ndarray, unit: Fraction) -> Fraction:
     """About the 2-norm; nothing rests on it."""
     shift = max(0, _bits(X) - 60)
-    return Fraction(float(np.linalg.norm((X >> shift).astype(np.float64), 2))) * unit * (1 << shift)
+    A = (X if X.shape[0] >= X.shape[1] else X.T) >> shift
+    A = A.astype(np.float64)
+    return Fraction(math.sqrt(max(0.0, float(np.linalg.eigvalsh(A.T @ A)[-1])))) * unit * (1 << shift)
 
 
 def exact_product(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
@@ -993,12 +999,9 @@ def _take(remaining: dict[str, np.ndarray], key: Any) -> np.ndarray:
 
 def values(remaining: dict[str, np.ndarray], value: Any) -> np.ndarray:
     """A parameter or a slope as exact fractions: a number, or a tensor by key."""
-    if type(value) is dict:
-        array = floats(remaining, record(value, "a parameter", tensor=str)["tensor"])
-    elif type(value) is int:
-        return np.array(Fraction(value), dtype=object)
-    else:
+    if type(value) is not dict:
         return np.array(number(value, "a parameter"), dtype=object)
+    array = floats(remaining, record(value, "a parameter", tensor=str)["tensor"])
     return np.array([Fraction(entry) for entry in array.ravel().tolist()], dtype=object).reshape(array.shape)
 
 

@@ -1,4 +1,4 @@
-"""Matrices that break floating-point norms, oracles that lie, and exact lower bounds to catch a bound that is too low."""
+"""Matrices that break floating-point norms, oracles that lie, and exact lower bounds that catch a bound too low."""
 
 from __future__ import annotations
 
@@ -155,10 +155,11 @@ class Liar:
 
     Attributes:
         estimate: What the eigenvalue estimate is multiplied by.
-        formed: Whether products of two-dimensional arrays (symbols from taps) are pulled towards zero norm too.
+        copies: How often the factor is repeated (and scaled down): the same product, from longer and looser sums.
     """
 
     estimate: float = 1.0
+    copies: int = 1
     target: Array | None = field(default=None, init=False)
 
     def backend(self) -> Backend:
@@ -183,7 +184,8 @@ class Liar:
     def _cholesky(self, H: Parts) -> Parts:
         self.target = H[0]
         values, vectors = np.linalg.eigh(H[0])
-        factor = np.sqrt(np.maximum(values, 0.0))[:, :, None] * vectors.swapaxes(1, 2)
+        root = np.sqrt(np.maximum(values, 0.0))[:, :, None] * vectors.swapaxes(1, 2)
+        factor = np.tile(root / self.copies**0.5, (1, self.copies, 1))
         return (factor,) if len(H) == 1 else (factor, np.zeros_like(factor))
 
     def _top_eigenvalue(self, G: Parts) -> float:

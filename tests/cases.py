@@ -178,7 +178,9 @@ NETWORKS: dict[str, Case] = {
         lambda: Join(nn.Identity(), nn.Identity(), nn.Identity(), nn.Identity()), 3, exact={L2: 2.0, L1: 4.0, LINF: 1.0}
     ),
     "full sort": network(FullSort, 5, exact={L2: 1.0, L1: 1.0, LINF: 1.0}),
-    "relu mlp": network(lambda: nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)), 5),
+    "relu mlp": network(
+        lambda: nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)), 5
+    ),
     "gelu mlp": network(lambda: nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 2)), 4),
     "silu on positions": network(lambda: nn.Sequential(nn.Linear(4, 6), nn.SiLU(), nn.Linear(6, 2)), 3, 4),
     "half precision": network(lambda: nn.Sequential(nn.Linear(4, 6), nn.LeakyReLU(), nn.Linear(6, 2)).bfloat16(), 4),
@@ -192,7 +194,11 @@ NETWORKS: dict[str, Case] = {
     "householder": network(lambda: nn.Sequential(nn.Linear(4, 6), Householder(6), nn.Linear(6, 2)), 4),
     "conv critic": network(
         lambda: nn.Sequential(
-            nn.Conv2d(2, 4, 3, 2, 1), nn.LeakyReLU(0.2, inplace=True), nn.Conv2d(4, 4, 3, 2, 1), nn.Flatten(), nn.Linear(16, 1)
+            nn.Conv2d(2, 4, 3, 2, 1),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(4, 4, 3, 2, 1),
+            nn.Flatten(),
+            nn.Linear(16, 1),
         ),
         *(2, 7, 8),
     ),
@@ -209,7 +215,9 @@ NETWORKS: dict[str, Case] = {
     ),
     "dense block": network(
         lambda: nn.Sequential(
-            Join(nn.Identity(), nn.Conv2d(1, 2, 3, padding=1)), nn.ReLU(), Join(nn.Identity(), nn.Conv2d(3, 2, 3, padding=1))
+            Join(nn.Identity(), nn.Conv2d(1, 2, 3, padding=1)),
+            nn.ReLU(),
+            Join(nn.Identity(), nn.Conv2d(3, 2, 3, padding=1)),
         ),
         *(1, 5, 5),
     ),
@@ -222,7 +230,10 @@ NETWORKS: dict[str, Case] = {
         3,
     ),
     "strided dilated groups": network(
-        lambda: nn.Sequential(nn.Conv2d(4, 4, 3, 2, 2, dilation=2, groups=2), nn.Hardswish(), nn.Conv2d(4, 2, (3, 1))), 4, 9, 7
+        lambda: nn.Sequential(nn.Conv2d(4, 4, 3, 2, 2, dilation=2, groups=2), nn.Hardswish(), nn.Conv2d(4, 2, (3, 1))),
+        4,
+        9,
+        7,
     ),
     "circular and reflected": network(
         lambda: nn.Sequential(
@@ -235,12 +246,18 @@ NETWORKS: dict[str, Case] = {
         *(2, 5, 5),
     ),
     "one dimension": network(
-        lambda: nn.Sequential(nn.Conv1d(2, 4, 3, padding=1), nn.SELU(), nn.MaxPool1d(2), nn.Conv1d(4, 2, 2), nn.Flatten()), 2, 8
+        lambda: nn.Sequential(
+            nn.Conv1d(2, 4, 3, padding=1), nn.SELU(), nn.MaxPool1d(2), nn.Conv1d(4, 2, 2), nn.Flatten()
+        ),
+        2,
+        8,
     ),
     "three dimensions": network(
         lambda: nn.Sequential(nn.Conv3d(1, 2, 2), nn.Mish(), nn.AvgPool3d(2), nn.ConvTranspose3d(2, 1, 2)), 1, 4, 5, 4
     ),
-    "pixel shuffle": network(lambda: nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.PixelShuffle(2), nn.PReLU()), 1, 4, 4),
+    "pixel shuffle": network(
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.PixelShuffle(2), nn.PReLU()), 1, 4, 4
+    ),
     "patches": network(Patches, 2, 4, 6),
     "shared step": network(Shared, 4),
     "residual mlp": network(lambda: Residual(nn.Linear(4, 6), nn.Softsign(), nn.Linear(6, 4)), 4),

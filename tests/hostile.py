@@ -40,7 +40,12 @@ def exact(*shape: int) -> Callable[[Any], Any]:
 
 def _enter(because: str | None, shape: tuple[int, ...]) -> Callable[[Any], Any]:
     def enter(build: Any) -> Any:
-        HOSTILE[build.__name__.strip("_")] = Hostile(build, shape, because)
+        def seeded() -> nn.Module:
+            with torch.random.fork_rng():
+                torch.manual_seed(7)
+                return build()
+
+        HOSTILE[build.__name__.strip("_")] = Hostile(seeded, shape, because)
         return build
 
     return enter
@@ -236,7 +241,7 @@ def functional_dropout_in_evaluation() -> nn.Module:
 
 @refused("model.eval()")
 def spectral_norm_in_training() -> nn.Module:
-    return nn.Sequential(P.spectral_norm(nn.Linear(4, 64))).train()
+    return nn.Sequential(nn.Linear(4, 64), P.spectral_norm(nn.Linear(64, 64))).train()
 
 
 @refused("model.eval()")

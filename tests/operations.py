@@ -441,16 +441,34 @@ RESAMPLINGS = (
 
 ACTIVATIONS = _spelled(
     MATRIX,
-    *(f"nn.{name}()" for name in "ReLU ReLU6 LeakyReLU RReLU PReLU ELU SELU CELU GELU SiLU Mish Softplus Softsign".split()),
-    *(f"nn.{name}()" for name in "Tanh Tanhshrink Hardtanh Hardsigmoid Hardswish Sigmoid LogSigmoid Softshrink".split()),
+    *(
+        f"nn.{name}()"
+        for name in "ReLU ReLU6 LeakyReLU RReLU PReLU ELU SELU CELU GELU SiLU Mish Softplus Softsign".split()
+    ),
+    *(
+        f"nn.{name}()"
+        for name in "Tanh Tanhshrink Hardtanh Hardsigmoid Hardswish Sigmoid LogSigmoid Softshrink".split()
+    ),
     *("nn.ReLU(inplace=True)", "nn.LeakyReLU(-0.5)", "nn.LeakyReLU(1.5)", "nn.RReLU(0.2, 0.4)", "nn.PReLU(4)"),
     *("nn.ELU(alpha=2.0)", "nn.ELU(alpha=-0.5)", "nn.CELU(0.3)", "nn.GELU(approximate='tanh')", "nn.Softplus(2.0, 30)"),
     *("nn.Hardtanh(-0.5, 3)", "nn.Softshrink(0.0)", "nn.Threshold(0.5, 0.5)", "nn.Threshold(-1, -1)"),
     *(f"F.{name}(x)" for name in "relu relu6 leaky_relu rrelu elu selu celu gelu silu mish softplus softsign".split()),
-    *(f"F.{name}(x)" for name in "tanh tanhshrink hardtanh hardsigmoid hardswish sigmoid logsigmoid softshrink".split()),
-    *("F.relu(x * 1, inplace=True)", "F.relu(x * 1, True)", "F.leaky_relu(x, 0.3)", "F.prelu(x, W(4))", "F.elu(x, 0.5)"),
+    *(
+        f"F.{name}(x)"
+        for name in "tanh tanhshrink hardtanh hardsigmoid hardswish sigmoid logsigmoid softshrink".split()
+    ),
+    *(
+        "F.relu(x * 1, inplace=True)",
+        "F.relu(x * 1, True)",
+        "F.leaky_relu(x, 0.3)",
+        "F.prelu(x, W(4))",
+        "F.elu(x, 0.5)",
+    ),
     *("F.gelu(x, approximate='tanh')", "F.softplus(x, beta=3)", "F.threshold(x, 0.25, 0.25)", "F.hardtanh(x, -2, 0.5)"),
-    *(f"torch.{name}(x)" for name in "relu relu_ selu selu_ tanh tanh_ sigmoid sigmoid_ abs absolute abs_ celu".split()),
+    *(
+        f"torch.{name}(x)"
+        for name in "relu relu_ selu selu_ tanh tanh_ sigmoid sigmoid_ abs absolute abs_ celu".split()
+    ),
     *(f"torch.{name}(x)" for name in "sin sin_ cos cos_ atan arctan atan_ asinh arcsinh erf rrelu".split()),
     *("torch.special.expit(x)", "torch.special.erf(x)", "torch.prelu(x, W(1))", "torch.threshold(x, 1, 1)"),
     *(f"x.{name}()" for name in "relu relu_ tanh tanh_ sigmoid sigmoid_ abs abs_ absolute sin sin_ cos cos_".split()),

@@ -1,12 +1,9 @@
 """The stand-alone checker: exact arithmetic, maps by index, tables, composition, and everything it must refuse."""
 
-import copy
 import importlib
 import itertools
 import json
 import math
-import os
-import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -18,14 +15,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.fuzz_checker import certified, fuzz, networks, norm
+from benchmarks.fuzz_checker import networks, norm
 from lipcert.certificate import Certificate, Gain, Gains, Validity
-from lipcert.check import Malformed, Network, Reject, TooLarge, digest, read_network, sqrt_up, verify
+from lipcert.check import Malformed, Network, Reject, TooLarge, read_network, sqrt_up, verify
 from lipcert.errors import CheckFailed
-from lipcert.graph import Activation, Add, Affine, Concat, Graph, Input, Opaque
+from lipcert.graph import Activation, Affine, Graph, Input, Opaque
 from lipcert.linear import Adjoint, Conv, Dense, Diagonal, Factor, LinearMap, Reshape, Selection, Separable, dense
 from lipcert.norms import L1, L1_LINF, L2, L2_LINF, LINF, SUPPORTED, Norms
-from lipcert.recheck import check, check_float64
+from lipcert.recheck import check
 from tests.maps import MAPS
 
 checker = importlib.import_module("lipcert.check")  # the package offers a function of the same name
@@ -56,8 +53,10 @@ def is_psd(H: np.ndarray) -> bool:
 
 def is_norm2_bound(A: np.ndarray, value: Fraction) -> bool:
     X = fractions(A)
-    return is_psd(value * value * np.array([[Fraction(int(i == j)) for j in range(X.shape[1])] for i in range(X.shape[1])])
-                  - X.T @ X)
+    return is_psd(
+        value * value * np.array([[Fraction(int(i == j)) for j in range(X.shape[1])] for i in range(X.shape[1])])
+        - X.T @ X
+    )
 
 
 def node_of(linear: LinearMap) -> Network:
@@ -86,7 +85,7 @@ def test_the_product_of_integer_matrices_is_exact(data, m: int, k: int, n: int):
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 7, 8, 63, 65, 127, 129, 1023, 1025, 4095, 65535])
 def test_the_product_is_exact_where_digits_are_odd_and_as_large_as_they_get(k: int):
     b = (53 - k.bit_length()) // 2 + 1
-    for j in range(1, 59):  # 2^j - 1 is the largest digit in base 2^(j+1): some j is the worst case of any base
+    for j in range(b - 4, b + 5):  # 2^j - 1 is the largest digit in base 2^(j+1): the worst cases of bases near b
         X = np.full((1, k), (1 << j) - 1, dtype=np.int64)
         assert max(np.abs(digit).max() for digit in checker.digits(X, b)) <= 1 << (b - 1)
         assert checker.exact_product(X, X.T)[0, 0] == k * ((1 << j) - 1) ** 2
@@ -165,13 +164,16 @@ LIES = {
 @pytest.mark.parametrize("lie", LIES)
 def test_lying_hints_never_prove_a_false_bound(lie: str, monkeypatch: pytest.MonkeyPatch):
     rng = np.random.default_rng(0)
-    cases = [rng.integers(-4, 5, (m, n)).astype(float) for m, n in itertools.product((2, 3, 5), (2, 4, 5)) for _ in range(8)]
+    cases = [
+        rng.integers(-4, 5, (m, n)).astype(float) for m, n in itertools.product((2, 3, 5), (2, 4, 5)) for _ in range(8)
+    ]
     false = [(A, Fraction(float(np.linalg.norm(A, 2)) * (1 - gap))) for A in cases for gap in (1e-9, 1e-6, 1e-3, 0.3)]
     least, factor = LIES[lie]
     honest = np.linalg.eigvalsh, np.linalg.cholesky
     honest_eigvalsh = honest[0]
     monkeypatch.setattr(np.linalg, "cholesky", factor)
     if lie != "a factor that is too large":
+
         def lying(H: np.ndarray) -> np.ndarray:
             return least(H) if sys._getframe(1).f_code.co_name == "norm2_at_most" else honest_eigvalsh(H)
 
@@ -183,6 +185,7 @@ def test_norms_that_need_no_room_are_proven_without_any():
     exactly = [(np.eye(4), 1), (np.diag([3.0, -2.0]), 3), (np.eye(5)[[2, 0, 1]], 1), (np.zeros((2, 3)), 0)]
     for A, value in [*exactly, (np.array([[-7.0]]), 7), (np.array([[3.0, 4.0]]), 5)]:
         assert checker.norm2_at_most(*exact(A), Fraction(value))
+        assert not checker.norm2_at_most(*exact(A), value * (1 - Fraction(1, 2**100)) - Fraction(1, 2**100))
 
 
 @pytest.mark.parametrize("n", [100, pytest.param(1024, marks=pytest.mark.slow)])
@@ -211,10 +214,14 @@ def convolutions(draw):
         natural = (n + before + after - d * (k - 1) - 1) // s + 1
         if natural < 1:
             k, d, natural = 1, 1, (n + before + after - 1) // s + 1
-        for values, value in zip((sizes, stride, padding, dilation, kernel), (n, s, (before, after), d, k), strict=True):
+        for values, value in zip(
+            (sizes, stride, padding, dilation, kernel), (n, s, (before, after), d, k), strict=True
+        ):
             values.append(value)
         outs.append(draw(st.integers(1, natural)))
-    weight = torch.randn(2 * groups, draw(st.integers(1, 2)), *kernel, generator=torch.Generator().manual_seed(0)).double()
+    weight = torch.randn(
+        2 * groups, draw(st.integers(1, 2)), *kernel, generator=torch.Generator().manual_seed(0)
+    ).double()
     shape = (weight.shape[1] * groups, *sizes)
     return Conv(weight, shape, tuple(outs), tuple(stride), tuple(padding), tuple(dilation), groups, mode)
 
@@ -287,10 +294,16 @@ CHAINS = {
     "dense selection": [Dense(drawn(3, 2), (2,)), Selection(torch.tensor([2, 2, -1, 0]), (3,))],
     "selection selection": [Selection(torch.tensor([2, 2, -1, 0]), (3,)), Selection(torch.tensor([1, 0]), (4,))],
     "wide numbers": [Dense(drawn(3, 3) * 10.0 ** (100 * drawn(3, 3)), (3,)), Dense(drawn(2, 3), (3,))],
-    "cancelling": [Dense(torch.tensor([[1.0], [1.0]]).double(), (1,)), Dense(torch.tensor([[1.0, -1.0]]).double(), (2,))],
+    "cancelling": [
+        Dense(torch.tensor([[1.0], [1.0]]).double(), (1,)),
+        Dense(torch.tensor([[1.0, -1.0]]).double(), (2,)),
+    ],
     "reshapes": [Reshape((2, 3), (6,)), Reshape((6,), (3, 2))],
     "conv separable reshape dense": [
-        CONV, Separable((None, HALVE, None), (2, 4, 4)), Reshape((2, 2, 4), (16,)), Dense(drawn(3, 16), (16,)),
+        CONV,
+        Separable((None, HALVE, None), (2, 4, 4)),
+        Reshape((2, 2, 4), (16,)),
+        Dense(drawn(3, 16), (16,)),
     ],
 }
 
@@ -344,8 +357,10 @@ DERIVATIVES = {  # the derivative, where it is not constant; by hand from the de
     "gelu_tanh": gelu_tanh,
     "silu": lambda x: logistic(x) * (1 + x * (1 - logistic(x))),
     "mish": lambda x: mpmath.tanh(mpmath.log1p(mpmath.exp(x))) + x * sech2(mpmath.log1p(mpmath.exp(x))) * logistic(x),
-    "selu": lambda x: X("1.0507009873554804934193349852946")
-    * (1 if x > 0 else X("1.6732632423543772848170429916717") * mpmath.exp(x)),
+    "selu": lambda x: (
+        X("1.0507009873554804934193349852946")
+        * (1 if x > 0 else X("1.6732632423543772848170429916717") * mpmath.exp(x))
+    ),
     "erf": lambda x: 2 / mpmath.sqrt(mpmath.pi) * mpmath.exp(-(x**2)),
     "sigmoid": lambda x: logistic(x) * (1 - logistic(x)),
     "log_sigmoid": lambda x: logistic(-x),
@@ -390,10 +405,16 @@ def test_the_slopes_of_the_table_hold_the_derivative_and_hardly_more(function: s
 
 
 PARAMETRIC = [  # function, parameter, value, the slopes: from the definitions
-    ("leaky_relu", "negative_slope", 0.25, 0.25, 1), ("leaky_relu", "negative_slope", -2.0, -2, 1),
-    ("leaky_relu", "negative_slope", 3.0, 1, 3), ("prelu", "weight", -0.5, -0.5, 1),
-    ("elu", "alpha", 0.5, 0, 1), ("elu", "alpha", 2.0, 0, 2), ("elu", "alpha", -3.0, -3, 1),
-    ("celu", "alpha", 0.5, 0, 1), ("softplus", "beta", 7.0, 0, 1), ("contraction", "epsilon", 0.125, 0.875, 1),
+    ("leaky_relu", "negative_slope", 0.25, 0.25, 1),
+    ("leaky_relu", "negative_slope", -2.0, -2, 1),
+    ("leaky_relu", "negative_slope", 3.0, 1, 3),
+    ("prelu", "weight", -0.5, -0.5, 1),
+    ("elu", "alpha", 0.5, 0, 1),
+    ("elu", "alpha", 2.0, 0, 2),
+    ("elu", "alpha", -3.0, -3, 1),
+    ("celu", "alpha", 0.5, 0, 1),
+    ("softplus", "beta", 7.0, 0, 1),
+    ("contraction", "epsilon", 0.125, 0.875, 1),
 ]
 
 
@@ -425,9 +446,18 @@ def test_a_declared_slope_must_contain_the_table_s(function: str, name: str, val
 
 @pytest.mark.parametrize(
     ("function", "parameters"),
-    [("relu", {"a": 1.0}), ("nothing", {}), ("celu", {"alpha": -1.0}), ("celu", {"alpha": 0.0}), ("softplus", {"beta": 0.0}),
-     ("contraction", {"epsilon": 1.5}), ("contraction", {"epsilon": -0.5}), ("leaky_relu", {}), ("hardshrink", {}),
-     ("prelu", {"weight": torch.ones(5).double()})],
+    [
+        ("relu", {"a": 1.0}),
+        ("nothing", {}),
+        ("celu", {"alpha": -1.0}),
+        ("celu", {"alpha": 0.0}),
+        ("softplus", {"beta": 0.0}),
+        ("contraction", {"epsilon": 1.5}),
+        ("contraction", {"epsilon": -0.5}),
+        ("leaky_relu", {}),
+        ("hardshrink", {}),
+        ("prelu", {"weight": torch.ones(5).double()}),
+    ],
 )
 def test_functions_outside_the_table_are_malformed(function: str, parameters: dict):
     graph = elementwise(function, (-9.0, 9.0), **parameters)
@@ -450,7 +480,9 @@ def opaque(function: str, shape: tuple[int, ...], out: tuple[int, ...], gains: d
     return Graph((Input("x", shape), Opaque("f", "x", out, function, parameters, gains, torch.relu)))
 
 
-POOL = {"windows": [None, [[0, 3, 1], [2, 5, 1], [4, 5, 1]], [[0, 3, 2], [1, 4, 2]]]}  # positions 2 and 4 are read twice
+POOL = {
+    "windows": [None, [[0, 3, 1], [2, 5, 1], [4, 5, 1]], [[0, 3, 2], [1, 4, 2]]]
+}  # positions 2 and 4 are read twice
 ONE = {L2: 1.0, L1: 1.0, LINF: 1.0}
 ROOT2 = 1.4142135623730952
 OPAQUE = {
@@ -489,15 +521,27 @@ def test_the_gains_of_the_table_are_attained_or_approached():
     assert (own["l2->l2"], own["l1->l1"], own["linf->linf"]) == (4, 16, 1)  # squares
     assert (moved.norm() ** 2, moved.sum() ** 2, moved.max()) == (4, 16, 1)
     # The softmax of two equal entries: its Jacobian is [[1, -1], [-1, 1]] / 4, of norm 1/2 in l1, l2 and linf.
-    jacobian = torch.func.jacrev(lambda v: torch.softmax(v, 0))(torch.zeros(2).double()).numpy()
+    x = torch.zeros(2).double().requires_grad_()
+    jacobian = torch.stack([torch.autograd.grad(torch.softmax(x, 0)[i], x)[0] for i in range(2)]).numpy()
     for norms in (L2, L1, LINF):
-        assert norm(jacobian, norms) ** 2 == pytest.approx(float(checker.own_gains("softmax", {"dim": 0}, (2,), (2,))[str(norms)]))
+        assert norm(jacobian, norms) ** 2 == pytest.approx(
+            float(checker.own_gains("softmax", {"dim": 0}, (2,), (2,))[str(norms)])
+        )
 
 
 @pytest.mark.parametrize(
     "windows",
-    [[None, None], [None, [[0, 9, 1]], None], [None, [], None], [None, [[2, 2, 1]], None], [None, [[0, 2, 0]], None],
-     [None, [[-1, 2, 1]], None], [None, [[0, 2]], None], [None, 3, None], "all"],
+    [
+        [None, None],
+        [None, [[0, 9, 1]], None],
+        [None, [], None],
+        [None, [[2, 2, 1]], None],
+        [None, [[0, 2, 0]], None],
+        [None, [[-1, 2, 1]], None],
+        [None, [[0, 2]], None],
+        [None, 3, None],
+        "all",
+    ],
 )
 def test_windows_outside_the_input_are_malformed(windows):
     with pytest.raises((Malformed, ValueError)):
@@ -508,14 +552,19 @@ def test_what_a_user_declared_is_listed_as_an_assumption():
     graph = Graph(
         (
             Input("x", (3,)),
-            Activation("f", "x", (3,), "declared:me", {}, (torch.tensor(-2.0).double(), torch.tensor(1.0).double()), torch.relu),
-            Opaque("g", "f", (2,), "declared:me", {"why": "paper", "table": torch.ones(2).double()}, {L2: 3.0}, torch.relu),
+            Activation(
+                "f", "x", (3,), "declared:me", {}, (torch.tensor(-2.0).double(), torch.tensor(1.0).double()), torch.relu
+            ),
+            Opaque(
+                "g", "f", (2,), "declared:me", {"why": "paper", "table": torch.ones(2).double()}, {L2: 3.0}, torch.relu
+            ),
         )
     )
     document, arrays = graph.document()
     accepted = verify(claimed(graph, 6.0).to_json(), document, arrays)
     assert accepted.assumptions == (
-        "slope of f (declared:me) lies in [-2.0, 1.0]", "gain of g (declared:me) is at most l2->l2: 3.0",
+        "slope of f (declared:me) lies in [-2.0, 1.0]",
+        "gain of g (declared:me) is at most l2->l2: 3.0",
     )
     with pytest.raises(Reject, match=r"bound 5\.9 .* below 6\.0"):
         verify(claimed(graph, 5.9).to_json(), document, arrays)

@@ -112,11 +112,12 @@ def test_a_linear_layer_keeps_its_claim_after_every_step(shape, dtype):
         assert 1.9 < norm(layer) <= 2.0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("seed", range(5))
-def test_the_certificate_of_a_layer_is_at_most_its_bound(seed):
-    layer = spectral_norm(linear(seed), bound=0.7).eval()
+def test_the_certificate_of_a_layer_is_at_most_its_bound(seed, dtype):
+    layer = spectral_norm(linear(seed).to(dtype), bound=0.7).eval()
     assert 0.69 < certify(layer, (9,)).bound <= 0.7
-    layer = spectral_norm(conv(seed, **CONVOLUTIONS["zeros"]), input_size=SIZE).eval()
+    layer = spectral_norm(conv(seed, **CONVOLUTIONS["zeros"]).to(dtype), input_size=SIZE).eval()
     assert 0.9 < certify(layer, (2, *SIZE)).bound <= 1.0
 
 
@@ -161,6 +162,11 @@ def test_the_training_estimate_is_close_to_the_true_norm(options):
     assert norm(layer.train()) == pytest.approx(1.0, rel=2e-2)
 
 
+def test_the_training_estimate_of_a_half_precision_weight_is_not_made_in_half_precision():
+    layer = spectral_norm(linear(shape=(64, 64)).bfloat16())
+    assert norm(layer) == pytest.approx(1.0, rel=2e-3)
+
+
 @pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
 def test_assigning_a_weight_takes_effect_at_once(mode):
     layer = spectral_norm(linear()).train(mode)
@@ -169,6 +175,14 @@ def test_assigning_a_weight_takes_effect_at_once(mode):
     layer.weight = value
     assert norm(layer.eval()) <= 1.0
     torch.testing.assert_close(layer.weight, value / torch.linalg.matrix_norm(value, 2), rtol=1e-6, atol=1e-7)
+
+
+def test_an_assigned_layer_is_the_layer_made_with_that_weight():
+    layer, other = spectral_norm(linear(0)), linear(1)
+    train(layer, 3)
+    layer.weight = other.weight.detach().clone()
+    spectral_norm(other)
+    assert torch.equal(layer.train().weight, other.weight)
 
 
 def test_editing_data_behind_the_version_counter_takes_effect_at_once():
@@ -229,6 +243,7 @@ def test_a_change_of_dtype_keeps_the_claim():
         assert layer.weight.dtype == dtype
         assert 0.99 < norm(layer) <= 1.0
         assert layer.train().weight.dtype == dtype
+        assert all(value.dtype == dtype for value in layer.state_dict().values())
         layer.eval()
 
 
@@ -437,10 +452,13 @@ def test_a_bound_that_the_dtype_cannot_hold_is_refused():
 def test_a_layer_evaluated_under_inference_mode_can_be_trained_afterwards():
     layer = spectral_norm(linear())
     original(layer).data.mul_(2)
+    state = copy.deepcopy(layer.state_dict())
     with torch.inference_mode():
         layer.eval()(torch.zeros(1, 9))
+    layer(torch.zeros(1, 9)).sum().backward()
     train(layer, 1)
     layer(torch.zeros(1, 9)).sum().backward()
+    layer.load_state_dict(state)
 
 
 def test_autocast_leaves_the_estimate_in_full_precision():

@@ -208,9 +208,7 @@ def _symbol_stacks(positions: Array, taps: Array, grid: Grid, backend: Backend) 
     chunk = max(1, _CHUNK_BYTES // (16 * groups * (9 * n * n + 3 * m * n)))
     for start in range(0, len(angles), chunk):
         now = angles[order[start : start + chunk]]
-        parts = tuple(
-            backend.gemm(table[now], rows).reshape(len(now) * groups, out, into) for table in (cosine, sine)
-        )
+        parts = tuple(backend.gemm(table[now], rows).reshape(len(now) * groups, out, into) for table in (cosine, sine))
         yield parts if out >= into else tuple(np.ascontiguousarray(part.swapaxes(1, 2)) for part in parts)
 
 

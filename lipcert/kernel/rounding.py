@@ -124,15 +124,19 @@ def largest_sum_up(rows: Array) -> float:
     """
     if rows.size == 0:
         return 0.0
-    ceilings = sum_up(rows, axis=1)
-    candidates = rows[ceilings >= np.max(np.sum(rows, axis=1)) * (1.0 - 2.0 * gamma(rows.shape[1]))]
-    if candidates.size > 2**22 or not np.all(np.isfinite(ceilings)):
+    with np.errstate(over="ignore"):
+        ceilings = sum_up(rows, axis=1)
+        candidates = rows[ceilings >= np.max(np.sum(rows, axis=1)) * (1.0 - 2.0 * gamma(rows.shape[1]))]
+    if candidates.size > 2**22:
         return float(np.max(ceilings))
     return max(_exact_sum_up(row) for row in candidates.tolist())
 
 
 def _exact_sum_up(terms: list[float]) -> float:
-    nearest = math.fsum(terms)
+    try:
+        nearest = math.fsum(terms)
+    except OverflowError:
+        return round_up(sum(map(Fraction, terms), Fraction(0)))
     return nearest if math.fsum([*terms, -nearest]) <= 0.0 else math.nextafter(nearest, math.inf)
 
 

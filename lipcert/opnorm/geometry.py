@@ -60,7 +60,8 @@ def axes(conv: Conv) -> list[Axis]:
     rows = zip(kernel, conv.stride, conv.dilation, sizes, conv.out_sizes, befores, strict=True)
     # Python integers from here on: exact arithmetic must not meet a numpy integer, which overflows.
     return [
-        Axis(int(k), int(s), int(d), int(n), int(out), int(before), conv.padding_mode) for k, s, d, n, out, before in rows
+        Axis(int(k), int(s), int(d), int(n), int(out), int(before), conv.padding_mode)
+        for k, s, d, n, out, before in rows
     ]
 
 

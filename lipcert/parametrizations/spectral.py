@@ -7,7 +7,6 @@ bound of it. Both are pure functions of the parameter and one buffer, so a forwa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -160,15 +159,11 @@ class SpectralNorm(nn.Module):
         """Show the claim."""
         return f"bound={self.bound}"
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SpectralNorm:
-        self._memory = None
-        return super()._apply(fn, recurse)
-
     def _save_to_state_dict(self, *arguments: object) -> None:
         memory = self._memory
         if memory is not None and not _same(memory.parameter, memory.seen):
             # The parameter is a step ahead: save the vector that step will start from.
-            self.vector, self._memory = memory.vector, None
+            self.vector, self._memory = memory.vector.to(self.vector), None
         super()._save_to_state_dict(*arguments)  # type: ignore[arg-type]
 
     def _load_from_state_dict(self, *arguments: object) -> None:
@@ -188,7 +183,7 @@ class SpectralNorm(nn.Module):
         # Tensors made under inference mode could not be used for training afterwards.
         with torch.inference_mode(False), torch.no_grad():
             if memory is not None:
-                self.vector = memory.vector
+                self.vector = memory.vector.to(self.vector)
             unit = _working(weight / _peak(weight))
             start = direction(self.vector.to(unit)) + _FRESH * direction(self.start.to(unit))
             ended = power_iteration(self.operator.act(unit), start)

@@ -1,0 +1,147 @@
+"""How far apart are two distributions? One critic says 26, the answer is 1, and lipcert can tell.
+
+P is the set of handwritten digits that scikit-learn ships (8 x 8 pixels). P + m is the same set with every pixel 1/8
+brighter, a translation by a vector m of length 1, so the Wasserstein-1 distance of the two is exactly 1. By
+Kantorovich duality it is also the largest E_P[f] - E_{P+m}[f] over all f with Lipschitz constant at most 1, so no
+critic with that property can report more than 1. Two critics that claim it are trained: the same small convolutional
+network, once with torch's spectral_norm on every layer and once with lipcert's.
+
+Run it with `make demo`, or as `python examples/quickstart.py`; files go to out/.
+"""
+
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import save_file
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm as torch_spectral_norm
+
+import lipcert
+from lipcert.check import verify_files
+from lipcert.graph import Affine, Graph, Opaque
+from lipcert.linear import dense
+from lipcert.nn import MaxMin
+from lipcert.parametrizations import spectral_norm
+from lipcert.report import format_down, format_up, plot_layers
+from lipcert.storage import save_certificate
+
+SIZE = (8, 8)
+SHAPE = (1, *SIZE)
+P = torch.tensor(load_digits(return_X_y=True)[0], dtype=torch.float32).reshape(-1, *SHAPE) / 16
+M = torch.full(SHAPE, 1 / 8)
+CLAIM = 1
+
+
+def critic(normalise: Callable[..., nn.Module], **at_size: tuple[int, int]) -> nn.Sequential:
+    """Five layers of norm 1, if the normalisation is right; MaxMin has Lipschitz constant 1, so f has too."""
+    return nn.Sequential(
+        *(normalise(nn.Conv2d(1, 8, 3, padding=1), **at_size), MaxMin()),
+        *(normalise(nn.Conv2d(8, 8, 3, padding=1), **at_size), MaxMin()),
+        *(normalise(nn.Conv2d(8, 8, 3, padding=1), **at_size), MaxMin()),
+        *(normalise(nn.Conv2d(8, 16, 3, padding=1, stride=2), **at_size), MaxMin()),
+        *(nn.Flatten(), normalise(nn.Linear(16 * 4 * 4, 1))),
+    )
+
+
+CRITICS: dict[str, Callable[[], nn.Sequential]] = {
+    # Divides by the norm of the reshaped kernel, which is not the norm of the convolution.
+    "torch": lambda: critic(torch_spectral_norm),
+    # Divides by the norm of what the layer does to an image of this size.
+    "lipcert": lambda: critic(spectral_norm, input_size=SIZE),
+}
+
+
+def train(f: nn.Module, steps: int, seed: int) -> nn.Module:
+    """Maximise E_P[f] - E_{P+m}[f], the dual of the Wasserstein-1 distance."""
+    generator = torch.Generator().manual_seed(seed)
+    adam = torch.optim.Adam(f.parameters(), lr=1e-2)
+    for _ in range(steps):
+        x, y = P[torch.randint(len(P), (2, 64), generator=generator)]
+        loss = f(y + M).mean() - f(x).mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    return f.eval()
+
+
+def judge(name: str, f: nn.Module, out: Path) -> dict[str, Any]:
+    """What the critic reports, what is proved about it, and what that makes of its claim."""
+    with torch.no_grad():
+        distance = (f(P) - f(P + M)).mean().item()
+    graph = lipcert.trace(f, SHAPE)
+    certificate = lipcert.certify(f, SHAPE)
+    weights = save_certificate(certificate, graph, out / f"{name}.json")
+    # The independent checker reads the two files and proves the bound again, in exact arithmetic; it raises if not.
+    verify_files(str(out / f"{name}.json"), str(weights))
+    witness = lipcert.witness(f, SHAPE)
+    save_file({"x": witness.x, "y": witness.y}, out / f"{name}.pair.safetensors")
+    plot_layers(graph, certificate, out / f"{name}.png")
+    if certificate.bound <= CLAIM:
+        verdict = "PROVED"
+    elif quotient_squared(graph, witness.x, witness.y) > CLAIM**2:
+        verdict = "REFUTED"
+    else:
+        verdict = "UNKNOWN"
+    return {"distance": distance, "witness": witness.ratio, "bound": certificate.bound, "verdict": verdict}
+
+
+def quotient_squared(graph: Graph, x: Tensor, y: Tensor) -> Fraction:
+    """``|f(x) - f(y)|^2 / |x - y|^2``, exactly: stored weights and pixels are fractions."""
+    rise = sum((a - b) ** 2 for a, b in zip(exactly(graph, x), exactly(graph, y), strict=True))
+    run = sum((Fraction(a) - Fraction(b)) ** 2 for a, b in zip(x.flatten().tolist(), y.flatten().tolist(), strict=True))
+    return Fraction(rise) / run
+
+
+def exactly(graph: Graph, x: Tensor) -> list[Fraction]:
+    """Evaluate a network of linear layers and MaxMin without rounding."""
+    z = [Fraction(entry) for entry in x.flatten().tolist()]
+    for node in graph:
+        match node:
+            case Affine(map=linear, bias=bias):
+                b = torch.zeros(node.shape) if bias is None else bias.expand(node.shape)
+                rows = [[(j, Fraction(w)) for j, w in enumerate(row) if w] for row in dense(linear).tolist()]
+                constants = [Fraction(c) for c in b.flatten().tolist()]
+                z = [sum((w * z[j] for j, w in row), c) for row, c in zip(rows, constants, strict=True)]
+            case Opaque(function="sort"):
+                first, second = z[: len(z) // 2], z[len(z) // 2 :]
+                z = [*map(max, first, second), *map(min, first, second)]
+    return z
+
+
+def table(found: dict[str, dict[str, Any]], out: Path) -> Table:
+    """One row per critic; lower bounds are printed rounded down, upper bounds rounded up."""
+    shown = Table(
+        title="Wasserstein-1 distance of the digits and the digits made brighter: exactly 1",
+        caption=f"PROVED by a certificate, REFUTED by a pair, both checked in exact arithmetic; files in {out}/",
+    )
+    for heading in ("critic", "claim", "reported", "best witness", "proved bound", "verdict", "time"):
+        shown.add_column(heading)
+    for name, row in found.items():
+        ratio, bound = format_down(row["witness"], 4), format_up(row["bound"], 8)
+        reported, seconds = f"{row['distance']:.3f}", f"{row['seconds']:.0f} s"
+        shown.add_row(name, f"<= {CLAIM}", reported, ratio, bound, row["verdict"], seconds)
+    return shown
+
+
+def main(steps: int = 200, seed: int = 0, out: Path = Path("out")) -> dict[str, dict[str, Any]]:
+    """Train, judge and print; returns the numbers of the table."""
+    out.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for name, make in CRITICS.items():
+        start = time.perf_counter()
+        torch.manual_seed(seed)
+        found[name] = judge(name, train(make(), steps, seed), out)
+        found[name]["seconds"] = time.perf_counter() - start
+    Console().print(table(found, out))
+    return found
+
+
+if __name__ == "__main__":
+    main()
