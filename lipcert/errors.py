@@ -35,7 +35,7 @@ class NotFinite(LipcertError, ValueError):
 
 
 class FloatEnvironment(LipcertError):
-    """The processor does not round as IEEE 754 says (flush-to-zero, another rounding mode), so no bound can be trusted."""
+    """The processor does not round as IEEE 754 says (flush-to-zero, another direction), so no bound can be trusted."""
 
 
 class BudgetExceeded(LipcertError):

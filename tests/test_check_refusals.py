@@ -136,6 +136,27 @@ def test_a_skip_around_a_path_does_not_pass_for_part_of_it():
         verify(*claim(nodes, [("a c", "l2->l2", 6.0)], 6.0, "l2->l2"))
 
 
+def test_a_chain_with_a_nonlinear_node_in_it_is_no_chain_of_affine_nodes():
+    slope = (torch.tensor(1.0).double(), torch.tensor(3.0).double())
+    nodes = [
+        A,
+        Activation("f", "a", (2,), "leaky_relu", {"negative_slope": 3.0}, slope, torch.relu),
+        scaled("c", "f", 2.0),
+    ]
+    for path in ("f c", "a f", "f", "a f c"):
+        with pytest.raises(Malformed, match="not a chain of affine nodes"):
+            verify(*claim(nodes, [("a", "l2->l2", 3.0), (path, "l2->l2", 9.0)], 9e9, "l2->l2"))
+
+
+def test_a_small_bound_in_the_output_norm_does_not_pass_for_one_in_the_input_norm():
+    ones = Affine("a", "x", Dense(torch.ones(2, 2, dtype=torch.float64), (2,)), None)
+    total = Affine("c", "a", Dense(torch.ones(1, 2, dtype=torch.float64), (2,)), None)
+    gains = [("a", "l1->l1", 2.0), ("a", "l1->linf", 1.0), ("c", "l1->linf", 1.0), ("c", "linf->linf", 2.0)]
+    assert verify(*claim([ones, total], gains, 2.0, "l1->linf")).bound == 2.0  # c a = (2, 2)
+    with pytest.raises(Reject, match=r"bound 1\.5 .* is below 2\.0"):
+        verify(*claim([ones, total], gains, 1.5, "l1->linf"))
+
+
 # ------------------------------------------------------------------------------------------------------ tampering
 
 
@@ -234,6 +255,14 @@ def test_a_gain_may_not_be_lowered_or_missing(which: int):
     assert "which the gains prove" in refused(certificate, document, arrays, Reject)
     del certificate["evidence"]["items"][which]
     assert "no proven gain" in refused(certificate, document, arrays, Reject)
+
+
+@pytest.mark.parametrize("text", ["9e9", "0x1p40", "0X1.0000000000000P+40", " 0x1.0000000000000p+40", "inf", "nan"])
+def test_numbers_are_written_one_way_only(text: str):
+    for place in (("bound",), ("evidence", "items", 0, "value")):
+        certificate, document, arrays = given("mlp")
+        put(*place)(certificate, text)
+        assert "not a finite number in hexadecimal" in refused(certificate, document, arrays, Malformed)
 
 
 def test_a_negative_gain_is_malformed_in_every_norm_pair():

@@ -22,7 +22,7 @@ from lipcert.kernel.dense import (
     row_norms_upper,
 )
 from lipcert.kernel.fourier import Grid, any_size_factor, polyphase, torus_norm_upper
-from lipcert.kernel.psd import psd_defect, top_eigenvalue_upper
+from lipcert.kernel.psd import Proof, psd_defect, top_eigenvalue_upper
 from lipcert.kernel.roots import TABLE_ERROR, secant_up, unit_roots
 from lipcert.kernel.rounding import add_up, gamma, largest_sum_up, mul_up, round_up, scale_up, sqrt_up, sum_up
 from tests.adversarial import FAMILIES, Liar, exact_integers, squared_norm_below
@@ -358,6 +358,14 @@ def test_a_bound_above_the_ceiling_is_given_up():
     symbol = polyphase(np.array([[0]]), np.full((1, 1, 1, 1), 3.0), (1,))
     assert torus_norm_upper(symbol, Grid((1,), (0,)), ceiling=2.0) == math.inf
     assert torus_norm_upper(symbol, Grid((1,), (0,)), ceiling=4.0) < 3.0 + 1e-12
+
+
+def test_the_largest_proof_among_the_chunks_counts(monkeypatch):
+    proofs = iter([Proof(2.0, 9.0), Proof(3.0, 4.0)])
+    monkeypatch.setattr(fourier, "_CHUNK_BYTES", 1)  # one frequency at a time
+    monkeypatch.setattr(fourier, "top_eigenvalue_upper", lambda *_, **__: next(proofs))
+    symbol = polyphase(np.array([[0], [1]]), np.full((2, 1, 1, 1), 0.5), (1,))
+    assert torus_norm_upper(symbol, Grid((2,), (0,))) >= 3.0
 
 
 @pytest.mark.parametrize("scale", [1e-320, 1e-200, 1.0, 1e200, 1e307])

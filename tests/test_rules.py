@@ -376,6 +376,25 @@ REFUSED_ARGUMENTS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("spelled", "reason"),
+    [
+        ("x.sum(())", "name the dimensions"),
+        ("x.mean(dim=[])", "name the dimensions"),
+        ("x + W(2, 1, 4, 6)", "batch dimension of its own"),
+        ("x + x.mean(1)", "same number of dimensions"),
+        ("x.view(-1, 5)", "does not keep the batch"),
+        ("x.squeeze()", "batch of one"),
+        ("x[0]", "indexes the batch"),
+        ("torch.cat([x, W(4, 6)], 1)", "with constants"),
+        ("x @ x.mT", "depend on the input"),
+    ],
+)
+def test_the_rule_itself_says_what_is_wrong_with_an_argument(spelled: str, reason: str):
+    with pytest.raises(LipcertError, match=reason):
+        trace(Operation(spelled, (4, 6)).model(), (4, 6))
+
+
 @pytest.mark.parametrize("spelled", REFUSED_ARGUMENTS)
 def test_arguments_that_change_the_meaning_are_refused(spelled: str):
     with pytest.raises(LipcertError):
