@@ -60,7 +60,7 @@ def require_reproduction(graph: Graph, frozen: nn.Module, own: nn.Module, origin
     changed = _changed(before, fingerprint(frozen))
     if changed:
         raise _unfaithful(f"running the model changes `{changed}`; a certificate is about one fixed function")
-    _require_same_in_own_format(graph, frozen, own, original)
+    _require_same_in_own_format(batches[1], frozen, own, original)
 
 
 def own_dtype(model: nn.Module) -> torch.dtype:
@@ -171,11 +171,11 @@ def _difference(y: Tensor, expected: Tensor, x: Tensor) -> float:
     return float(((y - expected).abs().amax(1) / torch.maximum(expected.abs().amax(1), least)).max())
 
 
-def _require_same_in_own_format(graph: Graph, frozen: nn.Module, own: nn.Module, original: nn.Module) -> None:
+def _require_same_in_own_format(batch: Tensor, frozen: nn.Module, own: nn.Module, original: nn.Module) -> None:
     """Weights materialised as the model would, and nothing that depends on the dtype."""
     dtype = own_dtype(own)
     device = next((tensor.device for tensor in (*own.parameters(), *own.buffers())), torch.device("cpu"))
-    x = _inputs(graph)[1].to(device, dtype)
+    x = batch.to(device, dtype)
     try:
         expected = _run(original, x)
     except InvalidInput:
