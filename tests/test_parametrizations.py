@@ -243,7 +243,9 @@ def test_a_change_of_dtype_keeps_the_claim():
         assert layer.weight.dtype == dtype
         assert 0.99 < norm(layer) <= 1.0
         assert layer.train().weight.dtype == dtype
-        assert all(value.dtype == dtype for value in layer.state_dict().values())
+        floating = [value for value in layer.state_dict().values() if value.is_floating_point()]
+        assert len(floating) == 3
+        assert all(value.dtype == dtype for value in floating)
         layer.eval()
 
 
@@ -418,8 +420,8 @@ def test_weights_that_are_not_finite_are_refused_by_name(bad):
         spectral_norm(layer)
     layer = spectral_norm(linear())
     for mode in (True, False):
-        layer.train(mode)
         original(layer).data[1, 2] = bad
+        layer.train(mode)
         with pytest.raises(NotFinite, match="weight of Linear"):
             layer(torch.zeros(1, 9))
     with pytest.raises(NotFinite, match="weight of Linear"):
@@ -469,9 +471,8 @@ def test_autocast_leaves_the_estimate_in_full_precision():
     assert torch.equal(inside, layer.weight)
 
 
-@pytest.mark.parametrize("make", [nn.Conv1d, nn.ConvTranspose2d, nn.Bilinear], ids=lambda make: make.__name__)
-def test_other_classes_are_refused_by_name(make):
-    module = make(2, 2, 2)
+@pytest.mark.parametrize("module", [nn.GroupNorm(2, 2), nn.PReLU(), nn.Identity()], ids=str)
+def test_other_classes_are_refused_by_name(module):
     with pytest.raises(UnsupportedOperation, match=type(module).__name__):
         spectral_norm(module)
 

@@ -1,29 +1,33 @@
-"""Spectral normalisation by the operator a layer really applies. Floor 3.
-
-In training the weight is divided by a power-iteration estimate of that operator's norm, in evaluation by a proven
-bound of it. Both are pure functions of the parameter and one buffer, so a forward pass never moves anything.
-"""
+"""Spectral normalisation by the operator a layer really applies. Floor 3."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from lipcert.errors import CheckFailed, InvalidInput
-from lipcert.linear import apply
-from lipcert.lowering import require_finite
-from lipcert.parametrizations.operators import Operator, direction, operator_of, power_iteration
-
-# The certifier inflates its composed bound by a few 2**-30; this margin keeps a certified layer at or below its claim.
-_MARGIN = 2.0**-26
-# A converged vector can be orthogonal to the next weight's top direction; this much of a fixed random one never is.
-_FRESH = 1e-2
-_ATTEMPTS = 10
+from lipcert.errors import InvalidInput
+from lipcert.parametrizations.claim import Claim, gathered, plainly, same, valued
+from lipcert.parametrizations.estimates import Estimate, Lanczos, RowNorm
+from lipcert.parametrizations.operators import Rows, operator_of
+from lipcert.parametrizations.options import Cap, Deployed, Everywhere, Gain, Hard, Level, Soft
+from lipcert.parametrizations.registration import register, require_bare
+from lipcert.parametrizations.spectral_state import (
+    DEPLOYED,
+    TRAINED,
+    Recipe,
+    State,
+    advanced,
+    digest,
+    product,
+    proven_factors,
+    scaled,
+    units_of,
+)
 
 
 def spectral_norm(
@@ -31,7 +35,11 @@ def spectral_norm(
     name: str = "weight",
     *,
     bound: float = 1.0,
-    input_size: tuple[int, int] | None = None,
+    input_size: Sequence[int] | int | None = None,
+    estimate: Estimate | None = None,
+    level: Level = Deployed(),  # noqa: B008
+    cap: Cap = Hard(),  # noqa: B008
+    gain: Gain | None = None,
     generator: torch.Generator | None = None,
 ) -> nn.Module:
     r"""Scale a layer so that :math:`|Ax - Ay|_2 \le bound \, |x - y|_2` for the operator A it really applies.
@@ -39,23 +47,42 @@ def spectral_norm(
     For a convolution A is the convolution with its stride, padding, padding mode, dilation and groups, not the
     reshaped kernel: the norm of the reshaped kernel can be too low by :math:`\sqrt{k_1 k_2}`.
 
-    *In evaluation* (and after `torch.nn.utils.parametrize.remove_parametrizations` in evaluation mode) the claim is
-    a theorem about the stored weight in its own dtype, rounding included: the weight is scaled by a proven bound of
-    its norm and the rounded result is proved again. *In training* the weight is divided by a power-iteration
-    estimate, which approaches the norm from below; nothing is claimed until ``eval()``. The deployed weight is
-    smaller than the training weight by the ratio of bound to estimate.
+    *In evaluation*, in exported code, and after `torch.nn.utils.parametrize.remove_parametrizations` in either mode,
+    the claim is a theorem about the weight in its own dtype, rounding included: the scaled and rounded weight has
+    been proved. *In training* it depends on the level. With `Deployed` (the default) the weight is divided by an
+    estimate, which is usually a little low; nothing is claimed until ``eval()``. With `Everywhere` every forward
+    pass uses a proven bound, up to 2 percent above the norm (`lipcert.opnorm.swift`), or bridged from the last one.
 
     A forward pass, or reading the weight, is a pure function of the parameter and one buffer, which moves on only
     after the parameter has changed: two passes in one step agree to the bit and recomputation under activation
     checkpointing is exact. A zero weight stays zero. Weights passed by `torch.func.functional_call` are normalised
     along the stored vector, which they do not move.
 
+    ============================ ========================= =====================================================
+    layer                        ``name``                  what is bounded
+    ============================ ========================= =====================================================
+    ``Linear``                   ``weight``                the matrix
+    ``Bilinear``                 ``weight``                :math:`|B(x, y)|_2 \le bound |x|_2 |y|_2`
+    ``Embedding(Bag)``           ``weight``                rows: from l1 (counts of words) to l2
+    ``Conv1d/2d/3d``             ``weight``                the convolution, at ``input_size`` or at every size
+    ``ConvTranspose1d/2d/3d``    ``weight``                the transposed convolution, likewise
+    ``RNN/LSTM/GRU(Cell)``       ``weight_ih``, ``_hh``,   every gate's matrix
+                                 ``weight_ih_l0``, ...
+    ``MultiheadAttention``       ``in_proj_weight``, ...   the matrices of queries, keys and values, each alone;
+                                                           for the last one pass ``attention.out_proj``
+    ============================ ========================= =====================================================
+
     Args:
-        module: An `nn.Linear` or `nn.Conv2d`, changed in place.
-        name: The parameter; only ``"weight"`` acts as an operator.
-        bound: The claimed norm, positive. The weight is scaled up to it as well as down.
-        input_size: Spatial input size ``(H, W)`` at which a convolution's claim is stated. Default: every size, which
-            costs tightness with reflect and replicate padding (they repeat small inputs most).
+        module: One of these layers, changed in place.
+        name: The parameter.
+        bound: The claimed norm, positive.
+        input_size: Spatial input size at which a convolution's claim is stated. Default: every size, which costs
+            tightness with reflect and replicate padding (they repeat small inputs most).
+        estimate: What training divides by and differentiates: `Lanczos`, `PowerIteration`, `Gram`, `Fourier` or
+            `Exact`. Default: Lanczos (the largest row for embeddings).
+        level: `Deployed` or `Everywhere`.
+        cap: `Hard` scales to the bound, `Soft` only down to it.
+        gain: Multiply the bound by a learnable factor below 1. Default: none.
         generator: Source of the initial vector. Default: a generator seeded with 0.
 
     Returns:
@@ -77,193 +104,149 @@ def spectral_norm(
         >>> 0.99999 < layer(torch.ones(1, 1, 8, 8)).max().item() <= 1.0
         True
     """
-    operator = operator_of(module, input_size)
-    if name != "weight":
-        raise InvalidInput(f"`{name}` of {module} is not applied as an operator; spectral_norm scales `weight`.")
-    if not 0.0 < bound < math.inf:
-        raise InvalidInput(f"a claim needs a positive finite bound, got {bound!r}.")
-    if parametrize.is_parametrized(module, name):
-        raise InvalidInput(
-            f"`{name}` of {module} is already parametrized, so a claim about it would depend on what acts after. "
-            f"Remove that first: torch.nn.utils.parametrize.remove_parametrizations(module, {name!r})."
-        )
-    weight = getattr(module, name)
-    if isinstance(weight, nn.parameter.UninitializedParameter) or not weight.is_floating_point():
-        raise InvalidInput(f"`{name}` of {module} has no real floating-point values yet; initialise it first.")
+    operator = operator_of(module, name, input_size)
+    weight = require_bare(module, name)
+    if estimate is None:
+        estimate = RowNorm() if isinstance(operator, Rows) else Lanczos()
+    estimate.admit(operator)
+    if gain is not None and not isinstance(cap, Hard):
+        raise InvalidInput("a gain needs cap=Hard(): under a soft cap the weight may already be as small as it likes.")
     drawn = torch.Generator().manual_seed(0) if generator is None else generator
-    start = torch.randn(1, *operator.in_shape, generator=drawn, dtype=torch.float64, device=drawn.device)
-    parametrization = SpectralNorm(operator, start.to(weight), float(bound), f"{name} of {module}")
-    return parametrize.register_parametrization(module, name, parametrization)
+    seed = int(torch.randint(2**62, (), generator=drawn, device=drawn.device))
+    recipe = Recipe(operator, estimate, level, cap, float(bound), f"{name} of {module}")
+    parametrization = SpectralNorm(recipe, gain, seed).to(weight)
+    return register(module, name, parametrization)
 
 
-@dataclass(frozen=True)
-class _Memory:
-    """What was worked out for the parameter's present value.
-
-    Attributes:
-        parameter: The parameter.
-        seen: That value.
-        vector: Where power iteration ended.
-        scale: The proven scale, once evaluation asked for it.
-    """
-
-    parameter: nn.Parameter
-    seen: Tensor
-    vector: Tensor
-    scale: Tensor | None
-
-
-class SpectralNorm(nn.Module):
+class SpectralNorm(Claim):
     """The parametrization that `spectral_norm` registers.
 
-    The buffer ``vector`` is where power iteration stands *before* the present parameter value; where it ends is
-    recomputed from the two when needed, so a loaded state dict continues to the bit.
+    Its state belongs to the parameter's value in `Claim.seen`. A checkpoint holds the vector and a digest of that
+    value, so a run that is resumed continues to the bit, and a vector that belongs to another weight is not used.
     """
 
     vector: Tensor
     start: Tensor
+    digest: Tensor
+    gain: nn.Parameter | None
 
-    def __init__(self, operator: Operator, start: Tensor, bound: float, label: str) -> None:
-        """Start from the vector ``start`` of shape ``(1, *operator.in_shape)``."""
-        super().__init__()
-        self.operator = operator
-        self.bound = bound
-        self.label = label
-        self.register_buffer("start", start, persistent=False)
-        self.register_buffer("vector", start.clone())
-        self._memory: _Memory | None = None
+    def __init__(self, recipe: Recipe, gain: Gain | None, seed: int) -> None:
+        """Start from the vectors that the seed gives."""
+        super().__init__(recipe.bound, recipe.label)
+        self.recipe = recipe
+        self.seed = seed
+        self.register_buffer("start", self._draw(), persistent=False)
+        self.register_buffer("vector", self.start.clone())
+        self.register_buffer("digest", torch.zeros((), dtype=torch.int64))
+        self.numbers = torch.full((recipe.operator.blocks, 5), math.nan, dtype=torch.float64, device="cpu")
+        initial = None if gain is None else nn.Parameter(torch.tensor(gain.initial, dtype=torch.float64).logit())
+        self.register_parameter("gain", initial)
 
-    def forward(self, weight: Tensor) -> Tensor:
+    @property
+    def everywhere(self) -> bool:
+        """Whether the claim holds in training too."""
+        return isinstance(self.recipe.level, Everywhere)
+
+    def forward(self, original: Tensor) -> Tensor:
         """The scaled weight; see `spectral_norm`."""
-        with torch.autocast(weight.device.type, enabled=False):
-            memory = self._remember(weight)
+        if original.is_meta:
+            return torch.empty_like(original)
+        original = gathered(original)
+        operator, estimate = self.recipe.operator, self.recipe.estimate
+        with torch.autocast(original.device.type, enabled=False):
+            factor = torch.ones((), dtype=torch.float64) if self.gain is None else self.gain.sigmoid()
+            proved = self.everywhere or not self.training
+            vector, known, value = self._recall(original, factor, proved)
+            plain = isinstance(original, nn.Parameter) and not torch.is_grad_enabled()
+            if proved and (plain or torch.compiler.is_exporting()):
+                return value.clone()
             # Scaling by the largest entry first keeps weights of any magnitude away from overflow and underflow.
-            unit = weight / _peak(weight)
-            if self.training:
-                return unit * (self.bound / self._estimate(unit, memory)).to(unit.dtype)
-            scale = self._proven_scale(weight, unit, memory)
-            if torch.is_grad_enabled():
-                # x.detach() / x is exactly 1 and carries the derivative of 1 / sigma: the value stays the proven one.
-                sigma = self._estimate(unit, memory)
-                scale = scale * (sigma.detach() / sigma).to(unit.dtype)
-            return unit * scale
+            units, peaks = units_of(operator, original)
+            pairs = zip(units, vector[:, None].to(units), strict=True)
+            sigma = torch.stack([estimate.sigma(operator.linear(unit), v) for unit, v in pairs])
+            sigma = torch.where(sigma > 0, sigma, torch.ones_like(sigma))
+            if not proved:
+                return scaled(self.recipe, original, units, peaks, (self.bound * factor / sigma).to(units))
+            # x.detach() / x is exactly 1 and carries the derivative of 1 / sigma.
+            if isinstance(self.recipe.cap, Soft):
+                known = torch.minimum(known, peaks.to(known))  # infinity stands for a weight that is left alone
+            scales = known * ((factor / factor.detach()) * (sigma.detach() / sigma))
+            return valued(scaled(self.recipe, original, units, peaks, scales.to(units)), value)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Take a weight as it is, and start the estimate again from the initial vector."""
-        require_finite(self.label, weight)
         self.vector = self.start.clone()
-        self._memory = None
-        return weight
+        self.digest = torch.zeros_like(self.digest)
+        return super().right_inverse(weight)
+
+    def weight(self, original: Tensor) -> Tensor:
+        """The weight in training."""
+        assert self.training
+        return self.forward(original)
+
+    def forget(self) -> None:
+        """Have everything proved again."""
+        super().forget()
+        self.numbers = torch.full_like(self.numbers, math.nan)
 
     def extra_repr(self) -> str:
         """Show the claim."""
-        return f"bound={self.bound}"
+        gain = "" if self.gain is None else f", gain={float(self.gain.sigmoid()):.3g}"
+        level = "" if self.recipe.level == Deployed() else f", level={self.recipe.level}"
+        return f"bound={self.bound}{gain}{level}"
 
-    def _save_to_state_dict(self, *arguments: object) -> None:
-        memory = self._memory
-        if memory is not None and not _same(memory.parameter, memory.seen):
-            # The parameter is a step ahead: save the vector that step will start from.
-            self.vector, self._memory = memory.vector.to(self.vector), None
-        super()._save_to_state_dict(*arguments)  # type: ignore[arg-type]
+    def leave(self, original: nn.Parameter) -> None:
+        """Prove what is left in place of the claim; see `Claim.leave`."""
+        if self.training and self._is_weight(original):
+            down = replace(self.recipe, cap=Soft())
+            with torch.no_grad():
+                original.copy_(product(down, original, proven_factors(down, original, 1.0)))
 
-    def _load_from_state_dict(self, *arguments: object) -> None:
-        self._memory = None
-        super()._load_from_state_dict(*arguments)  # type: ignore[arg-type]
+    def _is_weight(self, value: Tensor) -> bool:
+        # `seen` stands in for the parameter, so that nothing moves
+        with torch.no_grad():
+            made = self.value if self.everywhere else self.forward(self.seen)
+            return not same(value, self.seen) and same(value, made)
 
-    def _remember(self, weight: Tensor) -> _Memory | None:
-        """Move on if the parameter changed since the last call.
+    def _recall(self, original: Tensor, factor: Tensor, proved: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """The vector for a parameter, the proven factors and the proven weight; moves on if the parameter changed."""
+        column = TRAINED if self.training else DEPLOYED
+        if torch.compiler.is_exporting():
+            return self.vector, self.numbers[:, column], self.value
+        if not isinstance(original, nn.Parameter) or not isinstance(self.gain, nn.Parameter | None):
+            # A stand-in given by torch.func: nothing moves.
+            if not proved:
+                return self.vector, self.numbers[:, column], self.value
+            given = (original.detach(), self.vector, factor.detach())
+            return self.vector, *torch.ops.lipcert.prove_spectral(*given, self.text, self.training)
+        if torch.compiler.is_compiling():
+            given = (original.detach(), factor.detach(), self.start, self.digest)
+            state = (self.seen, self.vector, self.numbers, self.value)
+            torch.ops.lipcert.advance(*given, *state, self.text, proved, self.training)
+            return self.vector.clone(), self.numbers[:, column].clone(), self.value.clone()
+        state = State(self.seen, self.vector, self.numbers, self.value)
+        with plainly():
+            gain = factor if self.gain is None else self.gain.sigmoid()
+            after = advanced(self.recipe, original, gain, self.start, self.digest, state, proved, self.training)
+        if after is not state:
+            self.seen, self.vector, self.numbers, self.value = after.seen, after.vector, after.numbers, after.value
+        return self.vector, self.numbers[:, column], self.value
 
-        Values are compared, not version counters: ``p.data.copy_(...)`` changes a parameter without counting. A
-        tensor that is no parameter stands in for it (`torch.func`) and moves nothing.
-        """
-        memory = self._memory
-        if not isinstance(weight, nn.Parameter) or (memory is not None and _same(memory.seen, weight)):
-            return memory
-        require_finite(self.label, weight.detach())
-        # Tensors made under inference mode could not be used for training afterwards.
-        with torch.inference_mode(False), torch.no_grad():
-            if memory is not None:
-                self.vector = memory.vector.to(self.vector)
-            unit = _working(weight / _peak(weight))
-            start = direction(self.vector.to(unit)) + _FRESH * direction(self.start.to(unit))
-            ended = power_iteration(self.operator.act(unit), start)
-            self._memory = _Memory(weight, weight.detach().clone(), ended, None)
-        return self._memory
+    def _draw(self) -> Tensor:
+        drawn = torch.Generator().manual_seed(self.seed)
+        shape = (self.recipe.operator.blocks, *self.recipe.operator.in_shape)
+        return torch.randn(shape, generator=drawn, dtype=torch.float64, device="cpu")
 
-    def _estimate(self, unit: Tensor, memory: _Memory | None) -> Tensor:
-        """``|A v| = <u, A v>`` with v held fixed; 1 where that is 0, so that a zero weight stays zero."""
-        unit = _working(unit)
-        v = direction((self.vector if memory is None else memory.vector).to(unit))
-        sigma = torch.linalg.vector_norm(apply(self.operator.act(unit), v))
-        return torch.where(sigma > 0, sigma, torch.ones_like(sigma))
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        was_meta = self.start.is_meta
+        moved = super()._apply(fn, recurse)
+        if was_meta and not self.start.is_meta:
+            self.start = self._draw().to(self.start)
+            self.vector = self.start.clone()
+            self.digest = torch.zeros_like(self.digest)
+        return moved
 
-    def _proven_scale(self, weight: Tensor, unit: Tensor, memory: _Memory | None) -> Tensor:
-        if memory is None or not isinstance(weight, nn.Parameter):
-            scale = _Proof.apply(unit.detach(), self.operator, self.bound, self.label)
-            assert isinstance(scale, Tensor)
-            return scale
-        if memory.scale is None:
-            with torch.inference_mode(False), torch.no_grad():
-                scale = _prove(self.operator, memory.seen / _peak(memory.seen), self.bound, self.label)
-            memory = self._memory = replace(memory, scale=scale)
-        assert memory.scale is not None
-        return memory.scale
-
-
-class _Proof(torch.autograd.Function):
-    """`_prove` behind a function of torch's own, so that transforms (`torch.func.grad`) hand it plain numbers."""
-
-    @staticmethod
-    def forward(unit: Tensor, operator: Operator, bound: float, label: str) -> Tensor:
-        return _prove(operator, unit, bound, label)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.mark_non_differentiable(output)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
-        return (None,) * 4
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], unit: Tensor, *rest: Any) -> tuple[Tensor, int | None]:
-        if in_dims[0] is None:
-            return _Proof.apply(unit, *rest), None  # type: ignore[return-value]
-        return torch.stack([_Proof.apply(one, *rest) for one in unit.unbind(in_dims[0])]), 0  # type: ignore[arg-type]
-
-
-def _prove(operator: Operator, unit: Tensor, bound: float, label: str) -> Tensor:
-    """A scale for which ``unit * scale``, rounded to its dtype, provably has norm at most ``bound``."""
-    require_finite(label, unit)
-    target = bound * (1.0 - _MARGIN)
-    norm = operator.prove(unit.double().cpu())
-    scale = target / norm if norm > 0.0 else 1.0
-    # Rounding the product can raise the norm by one eps; after a failure aim lower by that much.
-    shrink = 1.0 - max(torch.finfo(unit.dtype).eps, 2.0**-40)
-    for _ in range(_ATTEMPTS):
-        rounded = torch.as_tensor(scale, dtype=unit.dtype, device=unit.device)
-        weight = unit * rounded
-        require_finite(label, weight)
-        norm = operator.prove(weight.double().cpu())
-        if norm <= target and float(rounded) > 0.0:
-            return rounded
-        scale *= min(1.0, target / norm if norm > 0.0 else 1.0) * shrink
-    raise CheckFailed(
-        f"`{label}` could not be scaled to a proven norm of {bound}: {norm} is left after {_ATTEMPTS} attempts.\n"
-        f"  {unit.dtype} may be too coarse for this weight; use a wider dtype or a larger bound."
-    )
-
-
-def _same(first: Tensor, second: Tensor) -> bool:
-    return first.dtype == second.dtype and first.device == second.device and torch.equal(first, second)
-
-
-def _peak(weight: Tensor) -> Tensor:
-    """The largest magnitude, 1 for a zero weight."""
-    peak = weight.detach().abs().amax()
-    return torch.where(peak > 0, peak, torch.ones_like(peak))
-
-
-def _working(weight: Tensor) -> Tensor:
-    """In float32 at least: an estimate in half precision would be off by percents."""
-    return weight.to(torch.promote_types(weight.dtype, torch.float32))
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        if not bool(torch.isnan(self.seen.flatten()[0])):
+            self.digest = digest(self.seen).to(self.digest.device)
+        super()._save_to_state_dict(destination, prefix, keep_vars)
