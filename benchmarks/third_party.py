@@ -194,9 +194,7 @@ def _two_convs(stride: int, padding: int, activation: Callable[[], nn.Module]) -
         stems = sorted({key.rsplit(".", 1)[0] for key in s})
         convs = [stem for stem in stems if s[f"{stem}.weight"].ndim == 4]
         layers = [
-            m
-            for stem in convs
-            for m in (_conv(s[f"{stem}.weight"], s[f"{stem}.bias"], stride, padding), activation())
+            m for stem in convs for m in (_conv(s[f"{stem}.weight"], s[f"{stem}.bias"], stride, padding), activation())
         ]
         first, second = (_linear(s[f"{stem}.weight"], s[f"{stem}.bias"]) for stem in stems if stem not in convs)
         return nn.Sequential(*layers, nn.Flatten(), first, activation(), second)

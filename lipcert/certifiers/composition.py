@@ -81,9 +81,7 @@ def sqrt_up(value: Fraction) -> Fraction:
     return Fraction(math.isqrt(value.numerator * scale // value.denominator) + 1, math.isqrt(scale))
 
 
-def _node_bound(
-    node: Node, graph: Graph, bounds: Mapping[str, Bounds], gains: Iterable[Gain], pair: Norms
-) -> Fraction:
+def _node_bound(node: Node, graph: Graph, bounds: Mapping[str, Bounds], gains: Iterable[Gain], pair: Norms) -> Fraction:
     match node:
         case Input():
             return Fraction(1)  # |x|_q <= |x|_p for every supported pair, where q >= p

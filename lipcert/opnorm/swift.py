@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lipcert.kernel import dense, single
+from lipcert.kernel import single
 from lipcert.kernel.backend import Parts
+from lipcert.kernel.dense import norm2_upper
 from lipcert.kernel.fourier import Grid, Symbol, total_magnitude_upper, work
 from lipcert.kernel.fourier import _angles as angles_of
 from lipcert.kernel.roots import unit_roots
@@ -57,6 +58,7 @@ from lipcert.opnorm.spectral import _embedding, _grids, _symbol, matrix
 
 _SMALL = 64  # below, the float64 kernel is as fast
 _WRITTEN_OUT = 1024
+_CLOSE = 1.02
 _MOST_TAPS = 128
 _CHUNK = 2**17
 _PROBED = 16
@@ -107,46 +109,42 @@ def _matrix(A: Array, guess: float | None) -> float:
 def _convolution(conv: Conv, guess: float | None) -> float:
     if conv.padding_mode not in ("zeros", "circular") or 0 in (*conv.in_shape, *conv.out_shape):
         return math.inf
-    zeros = conv.padding_mode == "zeros"
-    cases = list(itertools.product(*(lines(axis) for axis in axes(conv)))) if zeros else []
-    if zeros and not cases:
-        return math.inf
+    if conv.padding_mode == "zeros" and not all(lines(axis) for axis in axes(conv)):
+        return math.inf  # no tap meets an input
+    hoped = guess if guess is not None and guess > 0.0 else 0.0
     out, into = conv.weight.shape[0] // conv.groups, conv.weight.shape[1]
-    sides = [
-        (out * math.prod(line.outputs for line in case), into * math.prod(line.last - line.first for line in case))
-        for case in cases
-    ]
-    writable = bool(cases) and max(map(min, sides)) <= _WRITTEN_OUT and max(map(math.prod, sides)) <= 2**22
-    if not writable:
-        return _embedded(conv, guess)
-    known = guess if guess is not None and guess > 0.0 else 0.0
-    bound = _embedded(conv, known) if known else math.inf
-    if bound <= 1.02 * known:
+    side, other = sorted((out * math.prod(conv.out_sizes), into * math.prod(conv.in_shape[1:])))
+    if side > _WRITTEN_OUT or conv.groups * side * side * other > 2**31:
+        return _embedded(conv, hoped)
+    bound = _embedded(conv, hoped) if hoped else math.inf
+    if bound <= _CLOSE * hoped:
         return bound
-    if max(map(min, sides)) < _SMALL:
-        return math.inf
+    return _written_out(conv, out) if conv.padding_mode == "zeros" and side >= _SMALL else math.inf
+
+
+def _written_out(conv: Conv, out: int) -> float:
     groups = _weight(conv.weight).reshape(conv.groups, out, *conv.weight.shape[1:])
-    values = []
-    for case in cases:
+    largest = 0.0
+    for case in itertools.product(*(lines(axis) for axis in axes(conv))):
         targets, inputs = [line.reads() for line in case], [line.last - line.first for line in case]
-        written = (matrix(group, targets, inputs) for group in groups)
-        values += [_matrix(A, None) if min(A.shape) >= _SMALL else dense.norm2_upper(A) for A in written]
-    return max(values)
+        for group in groups:
+            A = matrix(group, targets, inputs)
+            largest = max(largest, _matrix(A, None) if min(A.shape) >= _SMALL else norm2_upper(A))
+    return largest
 
 
-def _embedded(conv: Conv, guess: float | None) -> float:
+def _embedded(conv: Conv, hoped: float) -> float:
     """The best over the tori that contain the convolution; infinity if there is none within reach."""
     embedding = _embedding(conv)
     symbol = _symbol(conv, embedding)
     if len(symbol.taps) > _MOST_TAPS:
         return math.inf
     best, budget = math.inf, Effort().flops
-    wanted = guess / embedding.factor if guess is not None and guess > 0.0 else 0.0
     for grid in _grids(symbol, embedding):
         budget -= work(symbol, grid)
-        if budget < 0.0 or best <= 1.01 * wanted:
+        if budget < 0.0 or best * embedding.factor <= (1.0 + _CLOSE) / 2.0 * hoped:
             break
-        best = min(best, torus_norm(symbol, grid, wanted))
+        best = min(best, torus_norm(symbol, grid, hoped / embedding.factor))
     return float(mul_up(best, embedding.factor))
 
 

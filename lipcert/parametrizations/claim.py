@@ -11,6 +11,7 @@ import base64
 import copy
 import math
 import pickle
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -42,6 +43,7 @@ class Claim(nn.Module):
         value: The proved weight. It is kept, not made again: a compiler may round a product in another way.
         scale: What the weight was multiplied by, float64.
         text: This claim without its tensors, pickled: compiled code hands it to the proof (see `remember`).
+        shape: The shape of the weight, which the parameter need not have.
     """
 
     def __init__(self, bound: float, label: str) -> None:
@@ -56,6 +58,8 @@ class Claim(nn.Module):
         self.value = torch.full((), math.nan, device="cpu")
         self.scale = torch.full((), math.nan, dtype=torch.float64, device="cpu")
         self.text = ""
+        self.shape = torch.Size()
+        self._given: weakref.ref[Tensor] | None = None
 
     def weight(self, original: Tensor) -> Tensor:
         """The weight in training."""
@@ -75,21 +79,26 @@ class Claim(nn.Module):
     def forward(self, original: Tensor) -> Tensor:
         """The weight: as `weight` says in training, scaled to the proven claim in evaluation."""
         if original.is_meta:
-            return torch.empty_like(original)
+            return original.new_empty(self.shape)
         if torch.compiler.is_exporting() and not self.training:
             return self.value.clone()
         original = gathered(original)
+        if not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()) and self._knows(original):
+            return self.value.clone()
         weight = self.weight(original)
         if self.training:
+            if not torch.compiler.is_compiling():
+                self._given = weakref.ref(weight)
             return weight
         scale, value = self._proven(original, weight)
         return valued(weight * scale.to(weight), value)
 
-    def watch(self, original: Tensor) -> None:
-        """Prepare to remember values like this one."""
+    def watch(self, original: Tensor, weight: Tensor) -> None:
+        """Prepare to remember parameters like this one, and weights like that one."""
         if self.seen.shape != original.shape:
             self.seen = torch.full_like(original.detach(), math.nan)
-            self.value = self.seen.clone()
+        if self.value.shape != weight.shape:
+            self.value = torch.full_like(weight.detach(), math.nan)
         self.text = base64.b64encode(pickle.dumps(_bare(self))).decode()
 
     def forget(self) -> None:
@@ -103,7 +112,9 @@ class Claim(nn.Module):
 
         A weight that was read in training is replaced by one that is proved; one that was proved stays as it is.
         """
-        if self.training and self._is_weight(original):
+        given = None if self._given is None else self._given()
+        # torch lays the parameter over the memory of the weight that it has just read
+        if self.training and given is not None and given.data_ptr() == original.data_ptr():
             with torch.no_grad():
                 scale = scale_down(self._prove_stored, original, self.bound, self.label)
                 original.copy_(original * scale.to(original))
@@ -111,10 +122,12 @@ class Claim(nn.Module):
     def _prove_stored(self, weight: Tensor) -> float:
         return self.prove(weight.double().cpu())
 
-    def _is_weight(self, value: Tensor) -> bool:
-        """Whether a value is the weight made from the last parameter, not a parameter."""
-        with torch.no_grad():
-            return not same(value, self.seen) and same(value, self.weight(self.seen))
+    def _knows(self, original: Tensor) -> bool:
+        return type(original) is nn.Parameter and same(self.seen, original)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what lives as long as one pass."""
+        return {**vars(self), "_given": None}
 
     def _proven(self, original: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The proven scale and the proven weight, for a weight made from ``original``."""
@@ -235,13 +248,16 @@ def gathered(tensor: Tensor) -> Tensor:
         return tensor
     from torch.distributed.tensor import DTensor
 
-    return nn.Parameter(tensor.detach().full_tensor(), False) if isinstance(tensor, DTensor) else tensor
+    if not isinstance(tensor, DTensor):
+        return tensor
+    whole = tensor.full_tensor()
+    return nn.Parameter(whole.detach(), False)
 
 
 def _bare(claim: Claim) -> Claim:
     """A copy that holds no tensor."""
     bare = copy.copy(claim)
-    kept = {name: value for name, value in vars(claim).items() if not isinstance(value, Tensor)}
+    kept = {name: value for name, value in claim.__getstate__().items() if not isinstance(value, Tensor)}
     bare.__dict__ = {**kept, "_parameters": {}, "_buffers": {}, "_modules": {}, "text": ""}
     return bare
 

@@ -37,12 +37,13 @@ def register(module: nn.Module, name: str, parametrization: Claim) -> nn.Module:
     Raises:
         InvalidInput: If there is no such parameter, or it is parametrized already, or has no real values yet.
     """
-    require_bare(module, name)
+    weight = require_bare(module, name).detach()
+    parametrization.shape = weight.shape
     names = [*(other for other, _ in _claimed(module)), name]
     if type(type(module)) is _Shared:
         _share_class(module, names)  # before torch adds a property to the class the layer has now
     parametrize.register_parametrization(module, name, parametrization)
-    parametrization.watch(module.parametrizations[name].original)  # type: ignore[index]
+    parametrization.watch(module.parametrizations[name].original, weight)  # type: ignore[index]
     module.parametrizations = _Claims(dict(module.parametrizations.items()))  # type: ignore[operator]
     _share_class(module, names)
     module.register_load_state_dict_pre_hook(_Translator(name))
@@ -204,6 +205,6 @@ class _Translator:
         for key in (f"{prefix}{self.name}_u", f"{prefix}{self.name}_v", f"{own}0._u", f"{own}0._v"):
             state.pop(key, None)
         if found:
-            fits = isinstance(found[0], Tensor) and found[0].shape == entries.original.shape
+            fits = isinstance(found[0], Tensor) and found[0].shape == claim.shape
             state[f"{own}original"] = claim.right_inverse(found[0]) if fits else found[0]
             state.update({f"{own}0.{key}": value for key, value in claim.state_dict().items()})
