@@ -10,14 +10,24 @@ from torch import Tensor, nn
 
 from lipcert.freeze import freeze
 from lipcert.parametrizations import (
+    QR,
+    Bjorck,
+    Cayley,
     Deployed,
     Everywhere,
     Exact,
+    Exponential,
     Fourier,
+    FourierCayley,
     Gain,
     Gram,
+    Householder,
+    NewtonSchulz,
     PowerIteration,
     Soft,
+    aol,
+    orthogonal,
+    orthogonal_convolution,
     spectral_norm,
 )
 
@@ -35,6 +45,7 @@ class Parametrized:
         bound: The claim.
         least: The norm is at least this multiple of the claim in evaluation.
         everywhere: How far above the claim training may be, relatively; ``None`` if nothing is said.
+        smooth: Whether the weight has a derivative where the parameter is zero.
     """
 
     plain: Callable[[], nn.Module]
@@ -43,6 +54,7 @@ class Parametrized:
     bound: float = 1.0
     least: float = 0.9
     everywhere: float | None = None
+    smooth: bool = True
 
     def make(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
         """The layer, drawn from a seed."""
@@ -140,4 +152,47 @@ PARAMETRIZED: dict[str, Parametrized] = {
     "spectral transposed conv 3d": Parametrized(
         lambda: nn.ConvTranspose3d(2, 2, 2, dilation=2), spectral(input_size=2), (2, 2, 2, 2)
     ),
+    **{
+        f"orthogonal linear, {shape}, {map}": Parametrized(
+            linear(*shape),
+            lambda layer, map=map: orthogonal(layer, map=map),
+            shape[:1],
+            least=0.9999,
+            smooth=not isinstance(map, QR),
+        )
+        for shape in ((4, 4), (3, 5), (5, 3))
+        for map in (Cayley(), Householder(), QR(), Exponential(), Bjorck(), NewtonSchulz())
+    },
+    "orthogonal conv": Parametrized(conv(4, 6, 3, padding=1), orthogonal_convolution, (4, 6, 6)),
+    "orthogonal conv, circular": Parametrized(
+        conv(4, 4, 3, padding=1, padding_mode="circular"), orthogonal_convolution, (4, 5, 4), least=0.9999
+    ),
+    "orthogonal conv, strided": Parametrized(conv(4, 8, 3, stride=2, padding=1), orthogonal_convolution, (4, 6, 6)),
+    "orthogonal conv, strided, circular": Parametrized(
+        conv(4, 8, 3, stride=2, padding=1, padding_mode="circular"),
+        lambda layer: orthogonal_convolution(layer, input_size=(6, 6)),
+        (4, 6, 6),
+        least=0.9999,
+    ),
+    "orthogonal conv, groups and dilation": Parametrized(
+        conv(4, 4, 3, padding=2, dilation=2, groups=2), orthogonal_convolution, (4, 6, 6)
+    ),
+    "orthogonal conv 1d": Parametrized(lambda: nn.Conv1d(3, 5, 4), orthogonal_convolution, (3, 7)),
+    "orthogonal transposed conv": Parametrized(
+        lambda: nn.ConvTranspose2d(4, 2, 2, stride=2), orthogonal_convolution, (4, 4, 4), least=0.9999
+    ),
+    "orthogonal conv, Fourier": Parametrized(
+        conv(3, 3, 5, padding="same", padding_mode="circular"),
+        lambda layer: orthogonal_convolution(layer, map=FourierCayley(), input_size=(5, 5)),
+        (3, 5, 5),
+        least=0.9999,
+    ),
+    "aol linear": Parametrized(linear(5, 4), aol, (5,), least=0.0),
+    "aol linear, bound 1/4": Parametrized(linear(3, 6), lambda layer: aol(layer, bound=0.25), (3,), 0.25, 0.0),
+    "aol conv 1d": Parametrized(lambda: nn.Conv1d(2, 3, 3, padding=1), aol, (2, 7), least=0.0),
+    "aol conv, strided": Parametrized(conv(2, 5, 3, stride=2, padding=1), aol, (2, 5, 6), least=0.0),
+    "aol conv, groups and dilation": Parametrized(
+        conv(4, 4, (3, 2), groups=2, dilation=(1, 2)), aol, (4, 5, 4), least=0.0
+    ),
+    "aol conv 3d": Parametrized(lambda: nn.Conv3d(1, 2, (2, 1, 2)), aol, (1, 2, 2, 3), least=0.0),
 }

@@ -85,7 +85,9 @@ class Claim(nn.Module):
         original = gathered(original)
         if not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()) and self._knows(original):
             return self.value.clone()
-        weight = self.weight(original)
+        # norms and inverses in bfloat16 would keep no claim
+        with torch.autocast(original.device.type, enabled=False):
+            weight = self.weight(original)
         if self.training:
             if not torch.compiler.is_compiling():
                 self._given = weakref.ref(weight)

@@ -103,8 +103,7 @@ class Orthogonal(Claim):
 
     def weight(self, original: Tensor) -> Tensor:
         """The (semi-)orthogonal weight."""
-        with torch.autocast(original.device.type, enabled=False):
-            return _oriented(self.map(_tall(original), self.anchor), original).to(original.dtype)
+        return _oriented(self.map(_tall(original), self.anchor), original).to(original.dtype)
 
     def prove(self, weight: Tensor) -> float:
         """The norm, bounded from above."""
