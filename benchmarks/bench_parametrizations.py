@@ -38,39 +38,24 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils import spectral_norm as hooked
 
+from lipcert import parametrizations as lipcerts
 from lipcert.linear import Conv
 from lipcert.opnorm import opnorm, opnorm_any_size
 
 Make = Callable[[], nn.Module]
-PLACES = {
-    "orthogonal": "lipcert.parametrizations.orthogonal",
-    "orthogonal_convolution": "lipcert.parametrizations.orthogonal_conv",
-    "aol": "lipcert.parametrizations.aol",
-    "Cayley": "lipcert.parametrizations.stiefel_cayley",
-    "NewtonSchulz": "lipcert.parametrizations.stiefel_polar",
-    "Bjorck": "lipcert.parametrizations.stiefel_polar",
-    "Householder": "lipcert.parametrizations.stiefel",
-    "QR": "lipcert.parametrizations.stiefel",
-    "Exponential": "lipcert.parametrizations.stiefel",
-}
 SECONDS_PER_ROW = 20.0
 ROUNDS = 41
 SIZE = 32
 
 
-def ours(name: str) -> Any:
-    """A name of lipcert.parametrizations, exported or not."""
-    return getattr(import_module(PLACES.get(name, "lipcert.parametrizations")), name)
-
-
 def spectral(**options: Any) -> Callable[[nn.Module], nn.Module]:
     """Our spectral norm with options, names of option classes standing for calls."""
     made = {key: value() if callable(value) else value for key, value in options.items()}
-    return lambda layer: ours("spectral_norm")(layer, **made)
+    return lambda layer: lipcerts.spectral_norm(layer, **made)
 
 
 def every(steps: int) -> Callable[[], Any]:
-    return lambda: ours("Deployed")(every=steps)
+    return lambda: lipcerts.Deployed(every=steps)
 
 
 @dataclass(frozen=True)
@@ -99,7 +84,7 @@ def torch_orthogonal(map: str) -> Callable[[nn.Module], nn.Module]:
 
 
 def our_orthogonal(map: str) -> Callable[[nn.Module], nn.Module]:
-    return lambda layer: ours("orthogonal")(layer, map=ours(map)())
+    return lambda layer: lipcerts.orthogonal(layer, map=getattr(lipcerts, map)())
 
 
 def geotorch_orthogonal(layer: nn.Module) -> None:
@@ -113,11 +98,11 @@ def spectral_rows(plain: Make, size: Any) -> dict[str, Make]:
         "torch old spectral_norm": hooked,
         "lipcert deployed": lambda layer: spectral(input_size=size)(layer),
         "lipcert deployed, PowerIteration(1)": lambda layer: spectral(
-            input_size=size, estimate=lambda: ours("PowerIteration")(1)
+            input_size=size, estimate=lambda: lipcerts.PowerIteration(1)
         )(layer),
         "lipcert proved every 20": lambda layer: spectral(input_size=size, level=every(20))(layer),
-        "lipcert everywhere": lambda layer: spectral(input_size=size, level=ours("Everywhere"))(layer),
-        "lipcert aol": lambda layer: ours("aol")(layer, input_size=size),
+        "lipcert everywhere": lambda layer: spectral(input_size=size, level=lipcerts.Everywhere)(layer),
+        "lipcert aol": lambda layer: lipcerts.aol(layer, input_size=size),
     }
     return wrapped(plain, levels)
 
@@ -148,7 +133,7 @@ def cases() -> dict[str, Case]:
     }
     torus = {
         "torch orthogonal cayley": torch_orthogonal("cayley"),
-        "lipcert orthogonal_convolution": lambda layer: ours("orthogonal_convolution")(layer),
+        "lipcert orthogonal_convolution": lambda layer: lipcerts.orthogonal_convolution(layer),
         "geotorch orthogonal": geotorch_orthogonal,
     }
     adaptive = peer(aoc, "AdaptiveOrthoConv2d", 64, 64, 3, padding=1, padding_mode="circular")
@@ -478,7 +463,7 @@ def random_layers(count: int, console: Console) -> int:
         bound = float(rng.choice([0.3, 1.0, 2.5]))
         for optimiser, level in itertools.product(OPTIMISERS, ("Deployed", "Everywhere")):
             layer = copy.deepcopy(drawn)
-            spectral(bound=bound, input_size=shape[1:] if sized else None, level=ours(level))(layer)
+            spectral(bound=bound, input_size=shape[1:] if sized else None, level=getattr(lipcerts, level))(layer)
             rule = OPTIMISERS[optimiser](layer.parameters())
             for _ in range(4):
                 y = layer.train()(torch.randn(3, *shape))

@@ -7,6 +7,7 @@ from lipcert.parametrizations.aol import aol
 from lipcert.parametrizations.conv_cayley import CayleyConv2d
 from lipcert.parametrizations.conv_exponential import SkewExponentialConv2d
 from lipcert.parametrizations.estimates import Exact, Fourier, Gram, Lanczos, PowerIteration
+from lipcert.parametrizations.migrate import migrate
 from lipcert.parametrizations.options import Deployed, Everywhere, Gain, Hard, Soft
 from lipcert.parametrizations.orthogonal import orthogonal
 from lipcert.parametrizations.orthogonal_conv import BlockOrthogonal, FourierCayley, orthogonal_convolution
@@ -45,6 +46,7 @@ __all__ = [
     "SkewExponentialConv2d",
     "Soft",
     "aol",
+    "migrate",
     "orthogonal",
     "orthogonal_convolution",
     "spectral_norm",
