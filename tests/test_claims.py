@@ -427,3 +427,11 @@ def test_the_claim_survives_any_life(name: str, actions: list[str]):
         layer.train(training)
     parametrize.remove_parametrizations(layer, name_of(layer))
     assert operator_norm(layer, case.input_shape) <= case.bound
+
+
+@by_case
+def test_parameters_and_buffers_can_be_sharded_and_broadcast(case: Parametrized):
+    layer = case.make()
+    setattr(layer, name_of(layer), 2.0 * layer.weight.detach())
+    for tensor in (*layer.parameters(), *layer.buffers()):
+        assert tensor.stride() == torch.empty(tensor.shape).stride()

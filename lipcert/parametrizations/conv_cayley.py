@@ -74,7 +74,7 @@ def unframe(V: Tensor) -> tuple[Tensor, Tensor]:
     """
     m = V.shape[-1]
     rest = V[..., :m, :].clone()
-    signs = torch.ones_like(V[..., :1, :])
+    signs = V.new_ones((*V.shape[:-2], 1, V.shape[-1]))
     for j in range(m):
         sign = torch.where(rest[..., j, j] < 0, -1.0, 1.0).to(V)
         signs[..., 0, j] = sign

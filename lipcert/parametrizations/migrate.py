@@ -148,8 +148,10 @@ def _as_plain(module: nn.Module, name: str) -> nn.Module:
     if not parametrize.is_parametrized(module, name):
         return module
     assert isinstance(module.parametrizations, nn.ModuleDict)
+    original = module.parametrizations[name].original
+    assert isinstance(original, Tensor)
     plain = object.__new__(type(module).__bases__[0])
-    plain.__dict__ = {**vars(module), name: torch.empty_like(module.parametrizations[name].original, device="meta")}
+    plain.__dict__ = {**vars(module), name: torch.empty_like(original, device="meta")}
     return plain
 
 

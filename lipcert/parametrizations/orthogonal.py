@@ -118,7 +118,7 @@ class Orthogonal(Claim):
         with torch.no_grad():
             free, anchor = self.map.invert(polar(_tall(weight).double()))
             self.anchor = anchor.to(weight)
-            return _oriented(free, weight).to(weight)
+            return _oriented(free, weight).to(weight).contiguous()
 
     def extra_repr(self) -> str:
         """Show the claim and the map."""
