@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
 WORKERS ?= 2
 LINTED := lipcert tests examples benchmarks docs
 
-.PHONY: demo test test-all lint types docs bench-norms clean
+.PHONY: demo test test-all lint types docs bench-norms bench-parametrizations clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -33,6 +33,9 @@ docs: $(VENV)/.installed-docs
 
 bench-norms: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.bench_norms
+
+bench-parametrizations: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.bench_parametrizations
 
 clean:
 	rm -rf $(VENV) build dist docs/_build .pytest_cache .ruff_cache .hypothesis
