@@ -46,7 +46,8 @@ def test_make_commands_that_are_named_exist(name: str):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", PAGES[name].read_text(), re.MULTILINE))
     assert named <= targets
-    assert {"demo", "test", "test-all", "lint", "types", "docs", "bench-norms", "bench-parametrizations", "clean"} <= targets
+    expected = "demo test test-all lint types docs bench-norms bench-parametrizations clean"
+    assert set(expected.split()) <= targets
 
 
 def test_every_page_is_in_the_table_of_contents():
