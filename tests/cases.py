@@ -1,4 +1,4 @@
-"""Tables of cases that all laws run over: networks with known constants, linear maps, operations, hostile modules.
+"""Tables of cases that all laws run over: known constants, linear maps, operations, claims, hostile modules.
 
 Everything is built under its own seed; a constant is given only where arithmetic or a paper gives it.
 """
@@ -17,8 +17,9 @@ from lipcert.norms import L1, L1_LINF, L2, L2_LINF, LINF, Norms
 from tests.hostile import HOSTILE, Hostile
 from tests.maps import MAPS
 from tests.operations import OPS, Operation
+from tests.parametrized import PARAMETRIZED, Parametrized
 
-__all__ = ["HOSTILE", "MAPS", "NETWORKS", "OPS", "Case", "Hostile", "Operation"]
+__all__ = ["HOSTILE", "MAPS", "NETWORKS", "OPS", "PARAMETRIZED", "Case", "Hostile", "Operation", "Parametrized"]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 from lipcert.parametrizations.claim import Claim
-from tests.parametrized import PARAMETRIZED, Parametrized, operator_norm
+from tests.cases import PARAMETRIZED, Parametrized
+from tests.parametrized import operator_norm
 
 by_case = pytest.mark.parametrize("case", PARAMETRIZED.values(), ids=PARAMETRIZED)
 by_mode = pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
@@ -139,6 +140,17 @@ def test_removal_keeps_the_claim_in_both_modes(case: Parametrized, mode: bool):
     if not mode:
         assert torch.equal(layer.weight, before)
     assert operator_norm(layer, case.input_shape) <= case.bound
+
+
+@by_case
+@by_mode
+def test_removal_without_the_claim_gives_the_parameter_back(case: Parametrized, mode: bool):
+    layer = train(case.make(), case, 1).train(mode)
+    bare = original(layer).detach().clone()
+    if bare.shape != layer.weight.shape:
+        pytest.skip("the parameter is no weight of this layer")
+    parametrize.remove_parametrizations(layer, name_of(layer), leave_parametrized=False)
+    assert torch.equal(layer.weight, bare)
 
 
 @by_case

@@ -68,7 +68,8 @@ def orthogonal(
     if not isinstance(module, nn.Linear) or type(module).forward is not nn.Linear.forward:
         raise UnsupportedOperation(
             f"orthogonal does not know what `{type(module).__name__}` does with its weight.\n"
-            "  It would have to guess which matrix must be orthogonal, so it refuses. Covered: Linear."
+            "  It would have to guess which matrix must be orthogonal, so it refuses. Covered: Linear;\n"
+            "  for convolutions there is orthogonal_convolution."
         )
     if name != "weight":
         raise InvalidInput(f"`{name}` of {module} is not applied as an operator; orthogonal acts on `weight`.")
