@@ -102,6 +102,8 @@ def norm2_upper(A: Array, guess: float | None, oracles: Oracles) -> float:
         start = hoped if estimate <= hoped <= NEAR * estimate else estimate
         squared = add_up(_eigenvalue_upper(G, start, oracles), error)
         if not squared <= estimate * LOOSEST:
+            estimate = top_eigenvalue(G[None])  # the search for it may have ended early
+        if not squared <= estimate * LOOSEST:
             return math.inf
         unrounded = mul_up(1.01 * UNIT, sqrt_up(size)) if A.dtype != np.float32 else 0.0
         bound = add_up(add_up(sqrt_up(squared), unrounded), lost(A.size))

@@ -72,24 +72,23 @@ class Lanczos:
     A step costs what a step of power iteration does, and many such steps together gain as much as their square.
 
     Attributes:
-        steps: Dimension of the space for every change of the weight; more spaces are built after large changes.
+        steps: Dimension of the space for every change of the weight; more spaces are built after large changes. At
+            least 2, for a space of one dimension holds nothing new.
     """
 
-    steps: int = 4
+    steps: int = 3
 
     def admit(self, operator: Operator) -> None:
         """Any operator will do."""
-        if self.steps < 1:
-            raise InvalidInput(f"a Krylov space needs at least one step, got {self.steps}.")
+        if self.steps < 2:
+            raise InvalidInput(f"a Krylov space needs at least two steps to leave its first vector, got {self.steps}.")
 
     def settle(self, linear: Linear, vector: Tensor, cold: bool) -> Tensor:
         """Build spaces until the estimate hardly rises."""
-        before = 0.0 if cold else float(self.sigma(linear, vector))
         for _ in range(_MOST):
-            vector, sigma = krylov(linear, vector, self.steps)
+            vector, before, sigma = krylov(linear, vector, self.steps)
             if sigma <= before * (1.0 + (_STILL if cold else _MOVED)) or not sigma < math.inf:
                 break
-            before = sigma
         return vector
 
     def sigma(self, linear: Linear, vector: Tensor) -> Tensor:
@@ -227,30 +226,27 @@ def power_iteration(linear: Linear, v: Tensor, steps: int = _MOST) -> Tensor:
     return direction(v)
 
 
-def krylov(linear: Linear, v: Tensor, steps: int) -> tuple[Tensor, float]:
-    """The Ritz vector of ``A' A`` for its largest Ritz value in ``span(v, A'A v, ...)``, and that value's root.
+def krylov(linear: Linear, v: Tensor, steps: int) -> tuple[Tensor, float, float]:
+    """The unit vector that A stretches most in ``span(v, A'A v, ...)``; how much A stretches v, and how much it.
 
     Args:
-        linear: The map.
+        linear: The map A.
         v: ``(1, *in_shape)``.
-        steps: Products with ``A' A``.
+        steps: Dimension of the space.
     """
     basis = direction(v).flatten()[None]
-    columns = []
-    for step in range(steps):
-        w = transpose(linear, apply(linear, basis[-1].reshape(v.shape))).flatten()
-        columns.append(basis @ w)
-        if step + 1 < steps:
-            for _ in range(2):
-                w = w - (basis @ w) @ basis
-            basis = torch.cat([basis, direction(w)[None]])
-    # T = Q' A'A Q is tridiagonal; what is above the diagonal of each column was computed
-    T = torch.zeros(steps, steps, dtype=torch.float64)
-    for j, column in enumerate(columns):
-        T[: j + 1, j] = column.double().cpu()
-    values, vectors = torch.linalg.eigh(T, UPLO="U") if bool(torch.isfinite(T).all()) else (T[0], T)
+    images = apply(linear, basis[-1].reshape(v.shape)).flatten(1)
+    for _ in range(steps - 1):
+        w = transpose(linear, images[-1].reshape(1, *linear.out_shape)).flatten()
+        for _ in range(2):
+            w = w - (basis @ w) @ basis
+        basis = torch.cat([basis, direction(w)[None]])
+        images = torch.cat([images, apply(linear, basis[-1].reshape(v.shape)).flatten(1)])
+    T = (images @ images.mT).double().cpu()
+    values, vectors = torch.linalg.eigh(T) if bool(torch.isfinite(T).all()) else (T[0], T)
     ritz = vectors[:, -1].to(basis) @ basis
-    return direction(ritz).reshape(v.shape), math.sqrt(max(0.0, float(values[-1])))
+    before, after = (math.sqrt(max(0.0, float(square))) for square in (T[0, 0], values[-1]))
+    return direction(ritz).reshape(v.shape), before, after
 
 
 def transpose(linear: Linear, y: Tensor) -> Tensor:

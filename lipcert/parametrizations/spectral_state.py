@@ -123,11 +123,13 @@ def advanced(
     column = TRAINED if training else DEPLOYED
     if not proved or not bool(torch.isnan(state.numbers[:, column]).any()):
         return state
-    numbers = _trained(recipe, state, factor) if training else state.numbers.clone()
+    units, peaks = units_of(recipe.operator, state.seen)
+    numbers = _trained(recipe, state, units, peaks, factor) if training else state.numbers.clone()
     if not training:
         numbers[:, DEPLOYED] = proven_factors(recipe, state.seen, factor)
     numbers[:, DEPLOYED if training else TRAINED] = math.nan
-    return replace(state, numbers=numbers, value=product(recipe, state.seen, numbers[:, column]))
+    value = scaled(recipe, state.seen, units, peaks, numbers[:, column].to(units))
+    return replace(state, numbers=numbers, value=value)
 
 
 def product(recipe: Recipe, weight: Tensor, factors: Tensor) -> Tensor:
@@ -207,12 +209,11 @@ def _below(factor: float, peak: Tensor, cap: Cap) -> float:
     return min(factor, float(peak) * (1.0 - 4.0 * torch.finfo(peak.dtype).eps)) if isinstance(cap, Soft) else factor
 
 
-def _trained(recipe: Recipe, state: State, gain: float) -> Tensor:
+def _trained(recipe: Recipe, state: State, units: Tensor, peaks: Tensor, gain: float) -> Tensor:
     """Numbers with proven factors for training: bridged from the last proof if that is close enough, or proved."""
     assert isinstance(recipe.level, Everywhere)
     numbers, target = state.numbers.clone(), recipe.bound * gain * (1.0 - MARGIN)
     operator, soft = recipe.operator, isinstance(recipe.cap, Soft)
-    units, peaks = units_of(operator, state.seen)
     blocks = operator.split(state.seen)
     for b, sigma in enumerate(_estimates(recipe, units, state.vector)):
         peak = float(peaks[b])
@@ -289,7 +290,8 @@ def _prove_spectral(original: Tensor, vector: Tensor, gain: Tensor, text: str, t
     numbers = torch.full((recipe.operator.blocks, 5), math.nan, dtype=torch.float64, device="cpu")
     numbers[:, NORM] = math.inf
     if training:
-        factors = _trained(recipe, State(original, vector, numbers, original), float(gain))[:, TRAINED].clone()
+        state = State(original, vector, numbers, original)
+        factors = _trained(recipe, state, *units_of(recipe.operator, original), float(gain))[:, TRAINED].clone()
     else:
         factors = proven_factors(recipe, original, float(gain))
     return factors, product(recipe, original, factors)
