@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,33 @@ class Gains:
     items: tuple[Gain, ...]
 
 
-Evidence = Gains
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A bound ``|target(x) - target(y)|_2 <= value |source(x) - source(y)|_2`` of a part of the graph.
+
+    Attributes:
+        source: The node where the part begins; everything ``target`` depends on passes through it.
+        target: The node where it ends.
+        value: The bound.
+        multipliers: For every activation in the part, one number >= 0 per neuron: the incremental quadratic
+            constraint holds with them at ``rho = value**2``.
+    """
+
+    source: str
+    target: str
+    value: float
+    multipliers: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Multipliers:
+    """Evidence of a semidefinite bound: parts with their multipliers, and gains of what lies between the parts."""
+
+    blocks: tuple[Block, ...]
+    items: tuple[Gain, ...] = ()
+
+
+Evidence = Gains | Multipliers
 
 
 @dataclass(frozen=True)
@@ -85,7 +112,7 @@ class Certificate:
             {"path": list(gain.path), "norms": str(gain.norms), "value": gain.value.hex()}
             for gain in self.evidence.items
         ]
-        document = {
+        document: dict[str, Any] = {
             "format": FORMAT,
             "network": self.network,
             "norms": str(self.norms),
@@ -94,6 +121,9 @@ class Certificate:
             "method": self.method,
             "evidence": {"kind": "gains", "items": items},
         }
+        if isinstance(self.evidence, Multipliers):
+            blocks = [_block_document(block) for block in self.evidence.blocks]
+            document["evidence"] = {"kind": "multipliers", "items": items, "blocks": blocks}
         return json.dumps(document, indent=1)
 
     @classmethod
@@ -132,23 +162,46 @@ def _from_document(document: Any) -> Certificate:
     fields = {"format", "network", "norms", "bound", "validity", "method", "evidence"}
     if set(document) != fields or document["format"] != FORMAT:
         raise ValueError(f"fields {sorted(document)} with format {document.get('format')!r}; expected {sorted(fields)}")
-    evidence = document["evidence"]
-    if set(evidence) != {"kind", "items"} or evidence["kind"] != "gains":
-        raise ValueError(f"unknown evidence {evidence.get('kind')!r}")
-    if any(set(item) != {"path", "norms", "value"} for item in evidence["items"]):
-        raise ValueError("a gain has exactly the fields path, norms, value")
-    gains = [
-        Gain(tuple(str(name) for name in item["path"]), Norms.parse(item["norms"]), _finite(item["value"]))
-        for item in evidence["items"]
-    ]
+    evidence = _evidence(document["evidence"])
     return Certificate(
         bound=float.fromhex(document["bound"]),
         norms=Norms.parse(document["norms"]),
         validity=Validity[document["validity"]],
         method=str(document["method"]),
         network=str(document["network"]),
-        evidence=Gains(tuple(gains)),
+        evidence=evidence,
     )
+
+
+def _evidence(document: Any) -> Evidence:
+    fields = {"gains": {"kind", "items"}, "multipliers": {"kind", "items", "blocks"}}.get(document.get("kind"))
+    if fields is None or set(document) != fields:
+        raise ValueError(f"unknown evidence {document.get('kind')!r}, or its fields are {sorted(document)}")
+    if any(set(item) != {"path", "norms", "value"} for item in document["items"]):
+        raise ValueError("a gain has exactly the fields path, norms, value")
+    gains = tuple(
+        Gain(tuple(str(name) for name in item["path"]), Norms.parse(item["norms"]), _finite(item["value"]))
+        for item in document["items"]
+    )
+    if document["kind"] == "gains":
+        return Gains(gains)
+    if any(set(block) != {"source", "target", "value", "multipliers"} for block in document["blocks"]):
+        raise ValueError("a block has exactly the fields source, target, value, multipliers")
+    blocks = tuple(
+        Block(
+            str(block["source"]),
+            str(block["target"]),
+            _finite(block["value"]),
+            {str(name): tuple(map(_finite, numbers)) for name, numbers in block["multipliers"].items()},
+        )
+        for block in document["blocks"]
+    )
+    return Multipliers(blocks, gains)
+
+
+def _block_document(block: Block) -> dict[str, Any]:
+    numbers = {name: [value.hex() for value in values] for name, values in block.multipliers.items()}
+    return {"source": block.source, "target": block.target, "value": block.value.hex(), "multipliers": numbers}
 
 
 def _finite(text: str) -> float:

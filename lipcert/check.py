@@ -83,7 +83,7 @@ class Map:
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """A node and what it does to distances: a map (affine), a steepest slope (activation), gains by pair (opaque)."""
+    """A node and what it does to distances: a map (affine), slopes (activation), gains by pair (opaque)."""
 
     kind: str
     name: str
@@ -91,20 +91,27 @@ class Node:
     sources: tuple[str, ...] = ()
     map: Map | None = None
     slope: Fraction | None = None
+    ends: tuple[np.ndarray, ...] = ()
     gains: Mapping[str, Fraction] = field(default_factory=dict)
     declared: str = ""
+    dim: int = 0
 
 
 Network = dict[str, Node]
 Proven = list[tuple[tuple[str, ...], str, Fraction]]
 Prover = Callable[[Network, tuple[str, ...], str, Fraction], Fraction]
+PartProver = Callable[[Network, str, str, Fraction, dict[str, list[Fraction]]], Fraction]
 
 
 # ---------------------------------------------------------------------------------------------- the verdict
 
 
 def verify(
-    certificate_text: str, document: dict[str, Any], arrays: Mapping[str, np.ndarray], prove: "Prover | None" = None
+    certificate_text: str,
+    document: dict[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    prove: "Prover | None" = None,
+    prove_multipliers: "PartProver | None" = None,
 ) -> Accept:
     """Prove a certificate for a network, or say why not.
 
@@ -113,12 +120,15 @@ def verify(
         document: The graph document; its tensors are in ``arrays``.
         arrays: Tensors by the keys that the document names.
         prove: Proves one gain and returns the value proven; exact arithmetic unless given.
+        prove_multipliers: The same for one part with multipliers.
 
     Raises:
         Reject: If the claim is not proven.
         Malformed: If certificate or network is not what the format says; anything unforeseen is reported as this.
     """
-    return _guarded(lambda: _verify(certificate_text, document, dict(arrays), prove or prove_gain))
+    return _guarded(
+        lambda: _verify(certificate_text, document, dict(arrays), prove or prove_gain, prove_multipliers or prove_part)
+    )
 
 
 def verify_files(certificate: str, weights: str) -> Accept:
@@ -133,7 +143,7 @@ def verify_files(certificate: str, weights: str) -> Accept:
         if Path(certificate).stat().st_size > TEXT_LIMIT:
             raise Malformed(f"the certificate is over {TEXT_LIMIT} bytes")
         text = Path(certificate).read_bytes().decode("utf-8")
-        return _verify(text, *read_safetensors(weights), prove_gain)
+        return _verify(text, *read_safetensors(weights), prove_gain, prove_part)
 
     return _guarded(run)
 
@@ -165,13 +175,17 @@ def _guarded(run: Callable[[], Accept]) -> Accept:
         raise Malformed(f"{type(error).__name__}: {str(error)[:200]}") from error
 
 
-def _verify(text: str, document: Any, arrays: dict[str, np.ndarray], prove: Prover) -> Accept:
+def _verify(
+    text: str, document: Any, arrays: dict[str, np.ndarray], prove: Prover, prove_multipliers: PartProver
+) -> Accept:
     if not math.ulp(0.0) * 1.0 > 0.0:
         raise Reject("this processor flushes subnormal numbers to zero; run the check in a process that does not.")
     fields = {"format": str, "network": str, "norms": str, "bound": str, "validity": str, "method": str}
     claim = record(parse(text), "the certificate", **fields, evidence=dict)
-    evidence = record(claim["evidence"], "the evidence", kind=str, items=list)
-    if claim["format"] != "lipcert-certificate-1" or evidence["kind"] != "gains" or claim["norms"] not in PAIRS:
+    with_parts = {"blocks": list} if "blocks" in claim["evidence"] else {}
+    evidence = record(claim["evidence"], "the evidence", kind=str, items=list, **with_parts)
+    kind = "multipliers" if with_parts else "gains"
+    if claim["format"] != "lipcert-certificate-1" or evidence["kind"] != kind or claim["norms"] not in PAIRS:
         raise Malformed(f"format {claim['format']!r}, evidence {evidence['kind']!r}, norms {claim['norms']!r}")
     if claim["validity"] not in ("RIGOROUS", "NUMERICAL", "ESTIMATE"):
         raise Malformed(f"validity {claim['validity']!r}")
@@ -182,9 +196,10 @@ def _verify(text: str, document: Any, arrays: dict[str, np.ndarray], prove: Prov
         raise Reject(f"the certificate is about the network {claim['network'][:100]}, this one is {found}.")
     network = read_network(document, arrays)
     proven = [prove_item(item, network, prove) for item in evidence["items"]]
-    total = compose(network, claim["norms"], proven)
+    parts = [prove_block(block, network, prove_multipliers) for block in evidence.get("blocks", [])]
+    total = compose(network, claim["norms"], proven, parts)
     if not total <= bound:
-        raise Reject(f"bound {float(bound)!r} ({claim['norms']}) is below {_show(total)}, which the gains prove.")
+        raise Reject(f"bound {float(bound)!r} ({claim['norms']}) is below {_show(total)}, which the {kind} prove.")
     declared = tuple(node.declared for node in network.values() if node.declared)
     return Accept(float(bound), claim["norms"], declared)
 
@@ -204,8 +219,24 @@ def prove_item(item: Any, network: Network, prove: Prover) -> tuple[tuple[str, .
     return tuple(path), gain["norms"], prove(network, tuple(path), gain["norms"], value)
 
 
-def compose(network: Network, norms: str, proven: Proven) -> Fraction:
-    """Bound the map from the input to the output by the gains proven.
+def prove_block(item: Any, network: Network, prove: PartProver) -> tuple[str, str, Fraction]:
+    """Prove one part of the evidence: from a node to another, a value, and the multipliers of what is between."""
+    block = record(item, "a part", source=str, target=str, value=str, multipliers=dict)
+    source, target = block["source"], block["target"]
+    if source not in network or target not in network or source == target:
+        raise Malformed(f"a part from {source[:100]!r} to {target[:100]!r}: no such nodes")
+    value = number(block["value"], f"the bound of the part up to {target}")
+    if value < 0 or any(type(listed) is not list for listed in block["multipliers"].values()):
+        raise Malformed(f"the part from {source} to {target}: a bound below 0, or multipliers that are no lists")
+    multipliers = {
+        name: [number(text, f"a multiplier of {name[:100]}") for text in listed]
+        for name, listed in block["multipliers"].items()
+    }
+    return source, target, prove(network, source, target, value, multipliers)
+
+
+def compose(network: Network, norms: str, proven: Proven, parts: Sequence[tuple[str, str, Fraction]] = ()) -> Fraction:
+    """Bound the map from the input to the output by the gains and the parts (in l2) proven.
 
     For every node r-norm bounds ``|node(x) - node(y)|_r <= L_r |x - y|_p`` are kept for r = p and r = q.
     Since ``|v|_q <= |v|_p`` in every supported pair, L_q is never taken above L_p.
@@ -221,6 +252,9 @@ def compose(network: Network, norms: str, proven: Proven) -> Fraction:
         here = {}
         for r in (p, q):
             routes = list(_routes(node, r, before, reach, network, proven))
+            for source, target, value in parts if r == "l2" else ():
+                if target == node.name and r in reach[source]:
+                    routes.append(value * reach[source][r])
             if routes:
                 here[r] = min(routes)
         if p in here:
@@ -429,7 +463,15 @@ def norm2_at_most(X: np.ndarray, unit: Fraction, value: Fraction) -> bool:
     level = math.floor(room * room)
     H = -exact_product(A.T, A).astype(object)
     H[np.diag_indices_from(H)] += level
-    if dominant(H):
+    return semidefinite(H, level)
+
+
+def semidefinite(H: np.ndarray, level: int, spare: Any = 0) -> bool:
+    """Whether every symmetric matrix within ``spare`` (a number or a matrix) of H is shown to be semidefinite, >= 0.
+
+    H is a matrix of integers whose diagonal is not much above ``level``.
+    """
+    if dominant(H, spare):
         return True
     if level == 0:
         return False
@@ -443,12 +485,12 @@ def norm2_at_most(X: np.ndarray, unit: Fraction, value: Fraction) -> bool:
         return False
     shift = max(0, math.isqrt(level).bit_length() - BITS)
     Z = np.rint(R * (math.sqrt(level) / 2.0**shift)).astype(np.int64)
-    return dominant(H - (exact_product(Z.T, Z).astype(object) << 2 * shift))
+    return dominant(H - (exact_product(Z.T, Z).astype(object) << 2 * shift), spare)
 
 
-def dominant(E: np.ndarray) -> bool:
-    """Whether a symmetric integer matrix has ``E_ii >= sum of |E_ij| over j != i`` in every row."""
-    return bool((2 * E.diagonal() >= abs(E).sum(1)).all())
+def dominant(E: np.ndarray, spare: Any = 0) -> bool:
+    """Whether ``E_ii >= sum of |E_ij| over j != i`` in every row, even if every entry is off by ``spare``."""
+    return bool((2 * E.diagonal() >= (abs(E) + spare).sum(1)).all())
 
 
 def norm2_hint(X: np.ndarray, unit: Fraction) -> Fraction:
@@ -457,6 +499,225 @@ def norm2_hint(X: np.ndarray, unit: Fraction) -> Fraction:
     A = (X if X.shape[0] >= X.shape[1] else X.T) >> shift
     A = A.astype(np.float64)
     return Fraction(math.sqrt(max(0.0, float(np.linalg.eigvalsh(A.T @ A)[-1])))) * unit * (1 << shift)
+
+
+# ------------------------------------------------------------------------- proving a part from its multipliers
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """A difference of two runs, ``unit * sum of blocks[variable] z[variable]``, with matrices of integers.
+
+    Where factors are known within a relative ``loose`` only, an entry is off by at most ``loose`` times that of
+    ``unit * sizes``.
+    """
+
+    unit: Fraction
+    blocks: Mapping[str, np.ndarray]
+    sizes: Mapping[str, np.ndarray]
+    loose: Fraction = Fraction(0)
+
+
+def prove_part(
+    network: Network, source: str, target: str, value: Fraction, multipliers: dict[str, list[Fraction]]
+) -> Fraction:
+    """Prove ``|target(x) - target(y)|_2 <= value |source(x) - source(y)|_2`` from multipliers, exactly.
+
+    With ``du`` the differences of the activations' outputs, ``dv`` of what they read and ``lambda >= 0``,
+    ``(du - alpha dv)(du - beta dv) <= 0`` holds for every neuron. So it suffices that
+
+        value^2 |dx|^2 - |dy|^2 + 2 sum lambda (du - alpha dv)(du - beta dv)  >=  0
+
+    as a quadratic form in ``(dx, du)``, which all of ``dv`` and ``dy`` are linear in: a matrix of integers, in a common
+    unit, has to be positive semidefinite (Fazlyab et al. 2019, theorem 2, for increments).
+
+    Raises:
+        Reject: If the form is not shown to be positive semidefinite.
+        TooLarge: If its matrix is too large.
+    """
+    where = f"the part from {source} to {target}"
+    inner = _between(network, source, target)
+    activations = [node for node in inner if node.kind == "activation" and not _nearly_linear(node)]
+    if multipliers.keys() != {node.name for node in activations}:
+        raise Malformed(f"{where} has multipliers of {sorted(multipliers)[:5]}, not of its activations")
+    widths = {source: math.prod(network[source].shape)}
+    widths |= {node.name: math.prod(node.shape) for node in activations}
+    try:
+        require_size((sum(widths.values()),) * 2)
+        signals = {source: _variable(source, widths[source])}
+        one = signals[source].blocks[source]
+        terms: list[Term] = [(value**2, source, source, one, one, Fraction(0))]
+        for node in inner:
+            reads = [signals[name] for name in node.sources]
+            if node.kind == "activation" and node.name not in multipliers:
+                signals[node.name] = _scaled(node, reads[0])
+            elif node.kind == "activation":
+                signals[node.name] = _variable(node.name, widths[node.name])
+                terms += _constraint(node, reads[0], multipliers[node.name], where)
+            else:
+                signals[node.name] = _through(node, reads, [network[name].shape for name in node.sources])
+        output = signals[target]
+        terms += _gram(output, [Fraction(-1)] * math.prod(network[target].shape))
+        holds = _semidefinite_sum(terms, widths)
+    except TooLarge as reason:
+        raise TooLarge(
+            f"{where}: too large for exact arithmetic ({reason}); use the outward-rounded float64 check "
+            f"(`lipcert check --float64`), which trusts the kernel."
+        ) from reason
+    if not holds:
+        raise Reject(f"{where}: the multipliers do not prove the bound {_show(value)}.")
+    return value
+
+
+def _variable(name: str, size: int) -> Signal:
+    one = {name: np.eye(size, dtype=np.int64)}
+    return Signal(Fraction(1), one, one)
+
+
+def _nearly_linear(node: Node) -> bool:
+    """Whether the slopes are known within 2^-40: a factor, which needs no multipliers."""
+    lower, upper = node.ends
+    return bool(np.all((upper - lower) * 2**40 <= upper))
+
+
+def _scaled(node: Node, signal: Signal) -> Signal:
+    """A signal times factors in ``[lower, upper]``: the upper ones, off by a relative ``upper / lower - 1``."""
+    lower, upper = (np.broadcast_to(end, node.shape).ravel() for end in node.ends)
+    X, unit = _integers(upper.tolist())
+    width = max((1 - low / high for low, high in zip(lower, upper, strict=True) if high), default=Fraction(0))
+    blocks = {name: narrow(X[:, None] * block.astype(object)) for name, block in signal.blocks.items()}
+    sizes = {name: narrow(X[:, None] * block.astype(object)) for name, block in signal.sizes.items()}
+    return Signal(signal.unit * unit, blocks, sizes, (1 + signal.loose) * (1 + width) - 1)
+
+
+def _between(network: Network, source: str, target: str) -> list[Node]:
+    """The nodes that the target depends on, down to the source, which all of it must pass through."""
+    needed, found = {target}, []
+    for node in reversed(network.values()):
+        if node.name in needed and node.name != source:
+            if node.kind == "input":
+                raise Malformed(f"{target} depends on {node.name} other than through {source}")
+            needed.update(node.sources)
+            found.append(node)
+    return found[::-1]
+
+
+def _constraint(node: Node, v: Signal, multipliers: list[Fraction], where: str) -> Iterator[Any]:
+    """``2 lambda du^2 - 2 (alpha + beta) lambda du dv + 2 alpha beta lambda dv^2`` as terms of the quadratic form."""
+    size = math.prod(node.shape)
+    if len(multipliers) != size:
+        raise Malformed(f"{where}: {len(multipliers)} multipliers for the {size} neurons of {node.name}")
+    if any(value < 0 for value in multipliers):
+        raise Reject(f"{where}: a multiplier of {node.name} is negative.")
+    alpha, beta = (np.broadcast_to(end, node.shape).ravel().tolist() for end in node.ends)
+    X, unit = _integers([2 * value for value in multipliers])
+    yield unit, node.name, node.name, np.diag(X), np.diag(X), Fraction(0)
+    X, unit = _integers([-(a + b) * value for a, b, value in zip(alpha, beta, multipliers, strict=True)])
+    for name, block in v.blocks.items():
+        product = X[:, None] * block.astype(object)
+        size = abs(X)[:, None] * v.sizes[name].astype(object)
+        yield unit * v.unit, node.name, name, product, size, v.loose
+        yield unit * v.unit, name, node.name, product.T, size.T, v.loose
+    yield from _gram(v, [2 * a * b * value for a, b, value in zip(alpha, beta, multipliers, strict=True)])
+
+
+def _gram(signal: Signal, weights: list[Fraction]) -> Iterator[Any]:
+    """``signal' diag(weights) signal`` as terms."""
+    if not any(weights):
+        return
+    X, unit = _integers(weights)
+    loose = (1 + signal.loose) ** 2 - 1
+    for a, b in itertools.product(signal.blocks, repeat=2):
+        product = exact_product(narrow(X[:, None] * signal.blocks[a].astype(object)).T, signal.blocks[b])
+        size = product
+        if loose:
+            size = exact_product(narrow(abs(X)[:, None] * signal.sizes[a].astype(object)).T, signal.sizes[b])
+        yield unit * signal.unit**2, a, b, product, size, loose
+
+
+def _integers(values: list[Fraction]) -> tuple[np.ndarray, Fraction]:
+    """Integers X and a unit with ``values = unit X``."""
+    unit = Fraction(1, math.lcm(*(value.denominator for value in values)))
+    return np.array([int(value / unit) for value in values], dtype=object), unit
+
+
+def _through(node: Node, reads: list[Signal], shapes: list[tuple[int, ...]]) -> Signal:
+    """What an affine node, a sum or a concatenation makes of signals."""
+    if node.kind == "affine" and node.map is not None:
+        found = {name: _applied(node.map, block) for name, block in reads[0].blocks.items()}
+        sizes = {name: abs(block) for name, block in found.items()}
+        if reads[0].loose:
+            sizes = {name: _applied(_modulus(node.map), block) for name, block in reads[0].sizes.items()}
+        return Signal(reads[0].unit * node.map.unit, found, sizes, reads[0].loose)
+    if node.kind not in ("add", "concat"):
+        raise Reject(f"{node.name} ({node.kind}) has no quadratic constraint; a part may not contain it.")
+    denominator = math.lcm(*(signal.unit.denominator for signal in reads))
+    unit = Fraction(math.gcd(*(int(signal.unit * denominator) for signal in reads)), denominator)
+    found: dict[str, np.ndarray] = {}
+    sizes: dict[str, np.ndarray] = {}
+    places = np.arange(math.prod(node.shape)).reshape(node.shape)
+    start = 0
+    for signal, shape in zip(reads, shapes, strict=True):
+        rows = places.ravel()
+        if node.kind == "concat":  # the dimension that differs, given by sizes: those before it agree
+            dim = node.dim
+            rows = np.take(places, range(start, start + shape[dim]), axis=dim).ravel()
+            start += shape[dim]
+        for name, block in signal.blocks.items():
+            for total, part in ((found, block), (sizes, signal.sizes[name])):
+                whole = total.setdefault(name, np.zeros((places.size, block.shape[1]), dtype=object))
+                whole[rows] += part.astype(object) * int(signal.unit / unit)
+    blocks, bounds = ({name: narrow(block) for name, block in total.items()} for total in (found, sizes))
+    return Signal(unit, blocks, bounds, max(signal.loose for signal in reads))
+
+
+def _applied(linear: Map, X: np.ndarray) -> np.ndarray:
+    """The integer matrix of a map after X."""
+    if linear.kind == "reshape":
+        return X
+    if linear.kind == "selection":
+        return np.concatenate([X, np.zeros_like(X[:1])])[linear.tensor.ravel()]
+    return exact_product(matrix(linear), X)
+
+
+def _modulus(linear: Map) -> Map:
+    """The map with the moduli of its entries, or more."""
+    tensor = None if linear.tensor is None or linear.kind == "selection" else abs(linear.tensor)
+    parts = tuple(_modulus(part) for part in linear.parts)
+    return replace(linear, tensor=linear.tensor if tensor is None else tensor, parts=parts)
+
+
+Term = tuple[Fraction, str, str, np.ndarray, np.ndarray, Fraction]
+
+
+def _semidefinite_sum(terms: list[Term], widths: dict[str, int]) -> bool:
+    """Whether a sum of terms is positive semidefinite.
+
+    A term is ``unit * X`` at a block (row, column variable); an entry is off by ``loose * unit * size`` at most.
+    """
+    denominator = math.lcm(*(term[0].denominator for term in terms))
+    loosest = max(term[-1] for term in terms)
+    ends = dict(zip(widths, itertools.accumulate(widths.values()), strict=True))
+    size = sum(widths.values())
+    H = np.zeros((size, size), dtype=object)
+    off = np.zeros((size, size), dtype=object)
+    for unit, a, b, X, sizes, loose in terms:
+        rows, columns = (slice(ends[name] - widths[name], ends[name]) for name in (a, b))
+        H[rows, columns] += X.astype(object) * int(unit * denominator)
+        if loose:
+            off[rows, columns] += sizes.astype(object) * int(unit * denominator)
+    alive = (H != 0).any(1)
+    alive |= (off != 0).any(1)
+    H, off = H[np.ix_(alive, alive)], off[np.ix_(alive, alive)]
+    if not (H.diagonal() > 0).all():
+        return not len(H)
+    # A congruence by powers of two brings the diagonal to 2^99 .. 2^101; what is cut off is below 1 in each entry.
+    half = np.array([value.bit_length() // 2 for value in H.diagonal()], dtype=object)
+    shift = 100 - half[:, None] - half
+    H = (H << np.maximum(shift, 0)) >> np.maximum(-shift, 0)
+    off = (off << np.maximum(shift, 0)) >> np.maximum(-shift, 0)
+    spare = off * math.ceil(loosest * 2**60) // 2**60 + 3
+    return semidefinite(H, 1 << 100, spare)
 
 
 def exact_product(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
@@ -757,6 +1018,7 @@ def _read_node(entry: Any, network: Network, remaining: dict[str, np.ndarray]) -
         dim = found["dim"]
         rest = {(*other[:dim], *other[dim + 1 :]) for other in shapes}
         fits = len(shapes) >= 2 and all(0 <= dim < len(other) for other in [shape, *shapes])
+        node = replace(node, dim=dim)
         fits = fits and rest == {(*shape[:dim], *shape[dim + 1 :])} and sum(o[dim] for o in shapes) == shape[dim]
     else:
         fits = True
@@ -784,13 +1046,17 @@ def _read_activation(found: dict[str, Any], shape: tuple[int, ...], remaining: A
     lower, upper = (broadcasts(values(remaining, end), shape) for end in found["slope"])
     slope = max(abs(end) for end in (*lower.flat, *upper.flat))
     if found["function"].startswith("declared:"):
-        return {"slope": slope, "declared": f"{where} lies in [{_show(min(lower.flat))}, {_show(max(upper.flat))}]"}
+        return {
+            "slope": slope,
+            "ends": (lower, upper),
+            "declared": f"{where} lies in [{_show(min(lower.flat))}, {_show(max(upper.flat))}]",
+        }
     least, most = own_slope(found["function"], parameters)
     if not (np.all(lower <= least) and np.all(most <= upper)):
         own = f"[{_show(np.min(least))}, {_show(np.max(most))}]"
         declared = f"[{_show(max(lower.flat))}, {_show(min(upper.flat))}]"
         raise Reject(f"{where}: {declared} does not contain the function's slopes {own}.")
-    return {"slope": slope}
+    return {"slope": slope, "ends": (lower, upper)}
 
 
 def _read_opaque(found: Any, source: tuple[int, ...], shape: tuple[int, ...], remaining: Any) -> dict[str, Any]:

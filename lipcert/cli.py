@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from lipcert.certificate import Certificate, Validity, Witness
-from lipcert.certifiers import Product
+from lipcert.certifiers import LipSDP, Product
 from lipcert.certify import Certifier
 from lipcert.check import Malformed, Reject, TooLarge, verify_files
 from lipcert.check import main as check_files
@@ -65,9 +65,10 @@ class Method(StrEnum):
     """Certifiers by name."""
 
     product = "product"
+    lipsdp = "lipsdp"
 
 
-CERTIFIERS: dict[Method, Certifier] = {Method.product: Product()}
+CERTIFIERS: dict[Method, Certifier] = {Method.product: Product(), Method.lipsdp: LipSDP()}
 
 Target = Annotated[str, typer.Argument(help="package.module:factory, a model or a function that returns one.")]
 InputShape = Annotated[str, typer.Option("--input-shape", help="Shape of one sample without batch, as 1,28,28.")]

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 
+import torch
+
 from lipcert.certificate import Certificate, Validity
-from lipcert.check import Malformed, Network, Prover, Reject, prove_gain, verify
+from lipcert.check import Malformed, Network, PartProver, Prover, Reject, prove_gain, prove_part, verify
 from lipcert.errors import CheckFailed
 from lipcert.graph import Affine, Graph
 from lipcert.linear import LinearMap
+from lipcert.lmi import holds, normal_form
 from lipcert.norms import Norms
 from lipcert.opnorm import composed_norm, opnorm
 
@@ -28,7 +31,7 @@ def check(certificate: Certificate, graph: Graph) -> Certificate:
         CheckFailed: If the certificate is not proven for this network; the reason says which comparison failed, or
             that the matrices are too large for exact arithmetic (then see `check_float64`).
     """
-    return _checked(certificate, graph, prove_gain)
+    return _checked(certificate, graph, prove_gain, prove_part)
 
 
 def check_float64(certificate: Certificate, graph: Graph) -> Certificate:
@@ -52,12 +55,28 @@ def check_float64(certificate: Certificate, graph: Graph) -> Certificate:
             raise Reject(f"{where}: {float(value)!r} is below {found!r}, the float64 kernel's bound.")
         return value
 
-    return _checked(certificate, graph, prove)
+    def prove_multipliers(
+        network: Network, source: str, target: str, value: Fraction, multipliers: dict[str, list[Fraction]]
+    ) -> Fraction:
+        form = normal_form(graph, source, target)
+        given = {
+            name: torch.tensor(list(map(float, listed)), dtype=torch.float64) for name, listed in multipliers.items()
+        }
+        sizes = {layer.name: len(layer.alpha) for layer in form.layers}
+        if {name: len(lam) for name, lam in given.items()} != sizes:
+            raise Malformed(f"the multipliers of the part from {source} to {target} are not those of its activations")
+        if not holds(form, given, float(value)):
+            raise Reject(
+                f"the part from {source} to {target}: the multipliers do not prove the bound {float(value)!r}."
+            )
+        return value
+
+    return _checked(certificate, graph, prove, prove_multipliers)
 
 
-def _checked(certificate: Certificate, graph: Graph, prove: Prover) -> Certificate:
+def _checked(certificate: Certificate, graph: Graph, prove: Prover, prove_multipliers: PartProver) -> Certificate:
     try:
-        verify(certificate.to_json(), *graph.document(), prove)
+        verify(certificate.to_json(), *graph.document(), prove, prove_multipliers)
     except (Reject, Malformed) as reason:
         raise CheckFailed(str(reason)) from reason
     return replace(certificate, validity=Validity.RIGOROUS)

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from lipcert.certificate import Certificate, Validity, Witness
+from lipcert.certificate import Certificate, Multipliers, Validity, Witness
 from lipcert.certifiers.composition import node_bounds
 from lipcert.errors import InvalidInput
 from lipcert.graph import Activation, Add, Affine, Concat, Graph, Input, Node, Opaque, sources
@@ -35,7 +35,8 @@ class LayerRow:
         shape: Its output shape, without the batch dimension.
         gain: An upper bound of the node's own Lipschitz constant, in the certificate's output norm on both sides.
             ``None`` where the node has none of its own (input, sum, concatenation) or the evidence names none.
-        cumulative: An upper bound of the Lipschitz constant of the map from the input to this node.
+        cumulative: An upper bound of the Lipschitz constant of the map from the input to this node. ``None`` inside a
+            part that one quadratic constraint bounds as a whole.
         share: The node's part of the total in logarithms, between -1 and 1: ``log factor / sum of |log factor|``,
             where the factor is ``cumulative`` over the largest ``cumulative`` among the nodes it reads.
     """
@@ -44,7 +45,7 @@ class LayerRow:
     op: str
     shape: Shape
     gain: float | None
-    cumulative: float
+    cumulative: float | None
     share: float
 
 
@@ -114,9 +115,11 @@ def layer_rows(graph: Graph, certificate: Certificate) -> tuple[LayerRow, ...]:
             f"Certify the model again, or use the weights written with the certificate."
         )
     norms, gains = certificate.norms, certificate.evidence.items
-    bounds = node_bounds(graph, gains, norms)
+    blocks = certificate.evidence.blocks if isinstance(certificate.evidence, Multipliers) else ()
+    bounds = node_bounds(graph, gains, norms, blocks)
+    begins = {block.target: (block.source,) for block in blocks}
     own = {gain.path[0]: gain.value for gain in gains if len(gain.path) == 1 and gain.norms == Norms(norms.q, norms.q)}
-    logs = {node.name: _log_factor(node, bounds) for node in graph}
+    logs = {node.name: _log_factor(node, begins.get(node.name, sources(node)), bounds) for node in graph}
     total = sum(abs(log) for log in logs.values()) or 1.0
     return tuple(
         LayerRow(
@@ -124,7 +127,7 @@ def layer_rows(graph: Graph, certificate: Certificate) -> tuple[LayerRow, ...]:
             op=operation(node),
             shape=node.shape,
             gain=_own_gain(node, own, norms),
-            cumulative=bounds[node.name],
+            cumulative=bounds.get(node.name),
             share=logs[node.name] / total,
         )
         for node in graph
@@ -146,7 +149,8 @@ def layer_table(graph: Graph, certificate: Certificate) -> Table:
         gain = "" if row.gain is None else format_up(row.gain)
         shape = "x".join(map(str, row.shape)) or "scalar"
         share = f"{row.share:+.0%}" if abs(row.share) >= 0.005 else ""
-        table.add_row(escape(row.node), escape(row.op), shape, gain, format_up(row.cumulative), share)
+        reached = "" if row.cumulative is None else format_up(row.cumulative)
+        table.add_row(escape(row.node), escape(row.op), shape, gain, reached, share)
     return table
 
 
@@ -241,8 +245,10 @@ def _own_gain(node: Node, own: dict[str, float], norms: Norms) -> float | None:
             return None
 
 
-def _log_factor(node: Node, bounds: dict[str, float]) -> float:
-    before = max((bounds[name] for name in sources(node)), default=1.0)
+def _log_factor(node: Node, reads: tuple[str, ...], bounds: dict[str, float]) -> float:
+    if node.name not in bounds:
+        return 0.0
+    before = max((bounds[name] for name in reads), default=1.0)
     after = bounds[node.name]
     return math.log(after) - math.log(before) if before > 0.0 and after > 0.0 else 0.0
 

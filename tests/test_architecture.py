@@ -15,7 +15,7 @@ PACKAGE = ROOT / "lipcert"
 FLOORS = {
     0: "errors norms certificate",
     1: "linear graph kernel nn reference",
-    2: "opnorm lowering freeze storage",
+    2: "opnorm lowering freeze storage lmi solvers",
     3: "rules certifiers witness parametrizations recheck",
     4: "trace",
     5: "certify report target cli monitor",
@@ -30,7 +30,7 @@ LAZY = {"cvxpy", "hypothesis", "matplotlib", "scipy", "sklearn", "typer"}
 STANDARD = set(sys.stdlib_module_names)
 LINES = 400
 # One file that can be read and run by itself, by design.
-LINES_OF_THE_CHECKER = 1100
+LINES_OF_THE_CHECKER = 1350
 
 
 def imported(name: str, *, everywhere: bool) -> set[str]:

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import assert_never
 
-from lipcert.certificate import Gain
+from lipcert.certificate import Block, Gain
 from lipcert.errors import InvalidInput, NotFinite, UnsupportedOperation
 from lipcert.graph import Activation, Add, Affine, Concat, Graph, Input, Node, Opaque, sources
 from lipcert.kernel.rounding import round_up
-from lipcert.norms import SUPPORTED, Norms, require_supported
+from lipcert.norms import L2, SUPPORTED, Norms, require_supported
 
 Bounds = dict[Norms, Fraction]
 
@@ -33,13 +33,14 @@ def needed_norms(norms: Norms) -> tuple[Norms, ...]:
     return tuple(pair for pair in pairs if pair in SUPPORTED)
 
 
-def node_bounds(graph: Graph, gains: Iterable[Gain], norms: Norms) -> dict[str, float]:
+def node_bounds(graph: Graph, gains: Iterable[Gain], norms: Norms, blocks: Iterable[Block] = ()) -> dict[str, float]:
     """Upper bounds, rounded up, of the Lipschitz constant of the map from the input to every node.
 
     Args:
         graph: The network.
         gains: Operator-norm bounds of consecutive affine nodes; every affine node must end at least one path.
         norms: Norm on the input, and on each node's output.
+        blocks: Bounds of parts of the graph, in l2; nodes inside a part have no bound of their own.
 
     Raises:
         UnsupportedOperation: If an opaque node has no constant in these norms.
@@ -51,9 +52,26 @@ def node_bounds(graph: Graph, gains: Iterable[Gain], norms: Norms) -> dict[str, 
         by_end.setdefault(gain.path[-1], []).append(gain)
     pairs = tuple(dict.fromkeys((Norms(norms.p, norms.p), norms)))
     bounds: dict[str, Bounds] = {}
+    ends = {block.target: block for block in blocks}
+    needed = _needed(graph, ends)
     for node in graph:
+        if node.name not in needed:
+            continue
+        if node.name in ends:
+            block = ends[node.name]
+            bounds[node.name] = {L2: Fraction(block.value) * bounds[block.source][L2]}
+            continue
         bounds[node.name] = {pair: _node_bound(node, graph, bounds, by_end.get(node.name, ()), pair) for pair in pairs}
     return {name: finite(round_up(found[norms]), f"the bound at `{name}`") for name, found in bounds.items()}
+
+
+def _needed(graph: Graph, ends: Mapping[str, Block]) -> set[str]:
+    """The nodes whose bounds the output's bound is made of."""
+    needed = {graph.output.name} if ends else {node.name for node in graph}
+    for node in reversed(graph.nodes):
+        if node.name in needed:
+            needed.update((ends[node.name].source,) if node.name in ends else sources(node))
+    return needed
 
 
 def finite(value: float, what: str) -> float:

@@ -1,0 +1,324 @@
+r"""A part of a graph in normal form: every signal is linear in the input and in the activations' outputs. Floor 2.
+
+With :math:`\delta` the difference of two runs and :math:`z = (\delta x, \delta u_1, \dots, \delta u_k)`,
+
+.. math:: \delta v_k = V_k z, \qquad \delta y = Y z,
+
+where :math:`u_k = \varphi_k(v_k)` elementwise with slopes in :math:`[\alpha, \beta]`. Sequential networks, residual
+branches and dense concatenations are all of this form; biases drop out of differences. The form is kept by blocks: a
+signal is a matrix for each variable it reads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lipcert.errors import InvalidInput, UnsupportedOperation
+from lipcert.graph import Activation, Add, Affine, Concat, Graph, Node, sources
+from lipcert.linear import Adjoint, Conv, Dense, Diagonal, LinearMap, Reshape, Selection, dense
+
+INPUT = ""
+"""The name of the input's variable; activations are named as in the graph."""
+
+LARGEST = 12_000
+"""Most input entries and neurons together; above, the matrices do not fit a workstation."""
+
+Multipliers = Mapping[str, Tensor]
+"""For every activation, one number >= 0 per neuron, ``(size,)``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """A difference ``sum of blocks[name] z[name]``.
+
+    Attributes:
+        blocks: For every variable it reads, a float64 matrix ``(size, variable's size)``.
+        sizes: For every block a matrix that bounds the terms its entries are sums of; ``None`` if entries are exact.
+        roundings: How many roundings of ``sizes`` an entry may be off.
+        variable: The variable that the signal is, if it is one.
+    """
+
+    blocks: Mapping[str, Tensor]
+    sizes: Mapping[str, Tensor] | None = None
+    roundings: int = 0
+    variable: str | None = None
+
+    def magnitudes(self) -> Mapping[str, Tensor]:
+        """``sizes``, which for exact entries are their moduli."""
+        return {name: block.abs() for name, block in self.blocks.items()} if self.sizes is None else self.sizes
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """An activation: its name, what it reads, and its slopes, ``(size,)`` each."""
+
+    name: str
+    v: Signal
+    alpha: Tensor
+    beta: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class NormalForm:
+    """The input's size, the activations in topological order, and the output.
+
+    Example:
+        >>> from lipcert import trace
+        >>> form = normal_form(trace(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU()), (3,)))
+        >>> form.inputs, form.neurons, form.layers[0].v.blocks[INPUT].shape
+        (3, 4, torch.Size([4, 3]))
+    """
+
+    inputs: int
+    layers: tuple[Layer, ...]
+    output: Signal
+
+    @property
+    def neurons(self) -> int:
+        """The number of scalar activations."""
+        return sum(len(layer.alpha) for layer in self.layers)
+
+    def columns(self) -> dict[str, slice]:
+        """Where each variable stands in z: the input first, then the activations in order."""
+        places, end = {INPUT: slice(0, self.inputs)}, self.inputs
+        for layer in self.layers:
+            places[layer.name] = slice(end, end + len(layer.alpha))
+            end += len(layer.alpha)
+        return places
+
+    def to(self, like: Tensor) -> NormalForm:
+        """The same form for computing only (sizes dropped), on the device and in the dtype of a tensor."""
+        layers = tuple(
+            Layer(layer.name, _moved(layer.v, like), layer.alpha.to(like), layer.beta.to(like)) for layer in self.layers
+        )
+        return NormalForm(self.inputs, layers, _moved(self.output, like))
+
+
+def normal_form(graph: Graph, source: str | None = None, target: str | None = None) -> NormalForm:
+    """The part of a graph from one node to another, in normal form.
+
+    Args:
+        graph: The network.
+        source: Where the part begins. Default: the graph's input.
+        target: Where it ends; everything it depends on must pass through ``source``. Default: the graph's output.
+
+    Raises:
+        UnsupportedOperation: If the part holds a function that is not elementwise, or is too large.
+        InvalidInput: If ``target`` also depends on something besides ``source``.
+    """
+    source = graph.input.name if source is None else source
+    target = graph.output.name if target is None else target
+    part = between(graph, source, target)
+    neurons = sum(math.prod(node.shape) for node in part if isinstance(node, Activation) and not nearly_linear(node))
+    inputs = math.prod(graph[source].shape)
+    widest = max(math.prod(node.shape) for node in [graph[source], *part])
+    if max(inputs + neurons, widest) > LARGEST:
+        raise UnsupportedOperation(
+            f"`{source}` to `{target}` has {inputs} inputs and {neurons} neurons, its widest node {widest} entries; "
+            f"one quadratic constraint holds {LARGEST}. Certify by `Product()`, or the parts separately.",
+            path=target,
+        )
+    signals = {source: _variable(INPUT, inputs)}
+    layers = []
+    for node in part:
+        reads = [signals[name] for name in sources(node)]
+        if isinstance(node, Activation) and nearly_linear(node):
+            signals[node.name] = _scaled(reads[0], node)
+        elif isinstance(node, Activation):
+            layers.append(Layer(node.name, reads[0], *(_spread(end, node) for end in node.slope)))
+            signals[node.name] = _variable(node.name, math.prod(node.shape))
+        else:
+            signals[node.name] = _signal(node, reads, graph)
+    return NormalForm(inputs, tuple(layers), signals[target])
+
+
+NEARLY = 2.0**-40
+
+
+def nearly_linear(node: Activation) -> bool:
+    """Whether every slope interval is narrower than ``2**-40`` of its upper end: a factor, and an error like rounding.
+
+    Such is what is left of a batch norm whose scale was rounded outward.
+    """
+    lower, upper = node.slope
+    return bool(((upper - lower) <= NEARLY * upper).all())
+
+
+def between(graph: Graph, source: str, target: str) -> list[Node]:
+    """The nodes after ``source`` that ``target`` depends on, sources first.
+
+    Raises:
+        InvalidInput: If one of them depends on the graph's input other than through ``source``.
+    """
+    needed, found = {target}, []
+    for node in reversed(graph.nodes):
+        if node.name in needed and node.name != source:
+            if not sources(node):
+                raise InvalidInput(f"`{target}` depends on `{node.name}` other than through `{source}`.")
+            needed.update(sources(node))
+            found.append(node)
+    return found[::-1]
+
+
+def reduced(form: NormalForm) -> NormalForm:
+    r"""An equivalent form with an input no larger than what is read of it, and an output likewise. For computing only.
+
+    Only :math:`B B^T` of the matrix B that reads the input, and :math:`Y^T Y` of the output, enter the constraint.
+    """
+    output = _fewer_rows(form.output)
+    readers = [layer.v for layer in form.layers] + [output]
+    blocks = [signal.blocks[INPUT] for signal in readers if INPUT in signal.blocks]
+    if not blocks or sum(len(block) for block in blocks) >= form.inputs:
+        return NormalForm(form.inputs, form.layers, output)
+    factor = torch.linalg.qr(torch.cat(blocks).mT, mode="r").R.mT
+    pieces = iter(factor.split([len(block) for block in blocks]))
+    signals = [
+        Signal({**signal.blocks, INPUT: next(pieces)}) if INPUT in signal.blocks else signal for signal in readers
+    ]
+    layers = tuple(replace(layer, v=signal) for layer, signal in zip(form.layers, signals[:-1], strict=True))
+    return NormalForm(factor.shape[1], layers, signals[-1])
+
+
+def _fewer_rows(signal: Signal) -> Signal:
+    names = list(signal.blocks)
+    joined = torch.cat([signal.blocks[name] for name in names], dim=1)
+    if joined.shape[0] <= joined.shape[1]:
+        return signal
+    R = torch.linalg.qr(joined, mode="r").R
+    widths = [signal.blocks[name].shape[1] for name in names]
+    return Signal(dict(zip(names, R.split(widths, dim=1), strict=True)))
+
+
+def _scaled(signal: Signal, node: Activation) -> Signal:
+    """A signal times the upper slopes; the true factor is lower by a few roundings, which are counted."""
+    lower, upper = (_spread(end, node) for end in node.slope)
+    if bool((lower == 1.0).all() and (upper == 1.0).all()):
+        return signal
+    width = float(((upper - lower) / upper.clamp_min(1e-300)).max())
+    blocks = {name: upper[:, None] * block for name, block in signal.blocks.items()}
+    sizes = {name: upper[:, None] * block for name, block in signal.magnitudes().items()}
+    return Signal(blocks, sizes, signal.roundings + math.ceil(width * 2.0**53) + 4)
+
+
+def _variable(name: str, size: int) -> Signal:
+    return Signal({name: torch.eye(size, dtype=torch.float64)}, variable=name)
+
+
+def _spread(end: Tensor, node: Activation) -> Tensor:
+    return end.expand(node.shape).reshape(-1).clone()
+
+
+def _moved(signal: Signal, like: Tensor) -> Signal:
+    return Signal({name: block.to(like) for name, block in signal.blocks.items()})
+
+
+def _signal(node: Node, reads: list[Signal], graph: Graph) -> Signal:
+    match node:
+        case Affine(map=linear):
+            return _through(linear, reads[0])
+        case Add():
+            return _sum(reads)
+        case Concat(sources=names, dim=dim):
+            return _joined(reads, [graph[name].shape for name in names], dim)
+        case _:
+            raise UnsupportedOperation(
+                f"`{node.name}` is not elementwise, so it has no diagonal multipliers. Certify by `LipSDP()`, which "
+                f"cuts the network there, or by `Product()`.",
+                path=node.name,
+            )
+
+
+def _through(linear: LinearMap, signal: Signal) -> Signal:
+    match linear:
+        case Reshape():
+            return signal
+        case Selection(index):
+            return _rows(signal, index.reshape(-1))
+    M = dense(linear)
+    taps = _additions(linear)
+    if signal.variable is not None:
+        sizes = {signal.variable: dense(_modulus(linear))} if taps else None
+        return Signal({signal.variable: M}, sizes, taps)
+    size = dense(_modulus(linear))
+    blocks = {name: M @ block for name, block in signal.blocks.items()}
+    sizes = {name: size @ block for name, block in signal.magnitudes().items()}
+    # Sizes are products of rounded non-negative numbers themselves: twice the count covers both.
+    return Signal(blocks, sizes, signal.roundings + 2 * (taps + M.shape[1] + 2))
+
+
+def _additions(linear: LinearMap) -> int:
+    """How many roundings an entry of `dense` may carry: none where every entry is one weight."""
+    match linear:
+        case Dense() | Diagonal():
+            return 0
+        case Conv(weight=weight, padding_mode=mode):
+            return 0 if mode == "zeros" else 2 * math.prod(weight.shape[2:])
+        case Adjoint():
+            return 0
+        case _:
+            return 4 * sum(linear.in_shape) + 8
+
+
+def _modulus(linear: LinearMap) -> LinearMap:
+    """The map with every weight replaced by its modulus."""
+    match linear:
+        case Dense(weight) | Conv(weight=weight):
+            return replace(linear, weight=weight.abs())
+        case Adjoint(conv):
+            return Adjoint(replace(conv, weight=conv.weight.abs()))
+        case Diagonal(scale):
+            return replace(linear, scale=scale.abs())
+        case Reshape() | Selection():
+            return linear
+        case _:
+            factors = [None if f is None else replace(f, numerator=f.numerator.abs()) for f in linear.factors]
+            return replace(linear, factors=tuple(factors))
+
+
+def _rows(signal: Signal, index: Tensor) -> Signal:
+    def pick(blocks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: torch.cat([block, block.new_zeros(1, block.shape[1])])[index] for name, block in blocks.items()}
+
+    sizes = None if signal.sizes is None else pick(signal.sizes)
+    return Signal(pick(signal.blocks), sizes, signal.roundings)
+
+
+def _sum(reads: list[Signal]) -> Signal:
+    def added(parts: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        total: dict[str, Tensor] = {}
+        for part in parts:
+            for name, block in part.items():
+                total[name] = total[name] + block if name in total else block
+        return total
+
+    names = [name for signal in reads for name in signal.blocks]
+    blocks = added([signal.blocks for signal in reads])
+    if len(set(names)) == len(names) and all(signal.sizes is None for signal in reads):
+        return Signal(blocks)
+    roundings = max(signal.roundings for signal in reads) + 2 * len(reads)
+    return Signal(blocks, added([signal.magnitudes() for signal in reads]), roundings)
+
+
+def _joined(reads: list[Signal], shapes: list[tuple[int, ...]], dim: int) -> Signal:
+    """Side by side along a dimension: rows of the parts, in the order of the joined tensor."""
+    widths = {name: block.shape[1] for signal in reads for name, block in signal.blocks.items()}
+
+    def join(parts: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        found = {}
+        for name, width in widths.items():
+            rows = []
+            for part, shape in zip(parts, shapes, strict=True):
+                block = part.get(name)
+                rows.append(torch.zeros(*shape, width, dtype=torch.float64) if block is None else block)
+            tensors = [row.reshape(*shape, width) for row, shape in zip(rows, shapes, strict=True)]
+            found[name] = torch.cat(tensors, dim=dim).reshape(-1, width)
+        return found
+
+    exact = all(signal.sizes is None for signal in reads)
+    sizes = None if exact else join([signal.magnitudes() for signal in reads])
+    return Signal(join([signal.blocks for signal in reads]), sizes, max(signal.roundings for signal in reads))

@@ -1,0 +1,40 @@
+"""The solver that chooses one. Floor 2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from lipcert.lmi import Multipliers, NormalForm
+from lipcert.solvers.interior_point import InteriorPoint
+from lipcert.solvers.recursion import Recursion
+from lipcert.solvers.solution import Progress, Solution, silent
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Interior point up to ``dense`` unknowns, the closed form above.
+
+    Args:
+        dense: Most inputs (after reduction) and neurons of a dense interior-point method.
+        gap: Relative gap asked of it.
+        seconds: Time it may take.
+
+    Example:
+        >>> from lipcert import trace
+        >>> import torch
+        >>> from lipcert.lmi import normal_form
+        >>> form = normal_form(trace(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()), (2,)))
+        >>> Auto()(form).method.startswith("Auto: 4 unknowns, InteriorPoint")
+        True
+    """
+
+    dense: int = 3000
+    gap: float = 1e-6
+    seconds: float = 600.0
+
+    def __call__(self, form: NormalForm, start: Multipliers | None = None, progress: Progress = silent) -> Solution:
+        """Multipliers for a form; the method says which solver was chosen and why."""
+        size = min(form.inputs, sum(len(layer.alpha) for layer in form.layers)) + form.neurons
+        solver = InteriorPoint(self.gap, seconds=self.seconds) if size <= self.dense else Recursion()
+        found = solver(form, start, progress)
+        return replace(found, method=f"Auto: {size} unknowns, {found.method}")

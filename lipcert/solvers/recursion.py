@@ -1,0 +1,99 @@
+r"""Closed-form multipliers, one pass from the output to the input: a bound at once, and everybody's start. Floor 2.
+
+With :math:`\Lambda_k = c_k I` and :math:`g = \lambda_{\max}(G_{kk})`, slopes [0, 1] and the choice :math:`c_k = g`
+give at most the product of the norms; it is ECLipsE-Fast's, and Syed and Hu's family varies c_k. For slopes
+:math:`[\alpha, \beta]` the same argument gives :math:`c = \tfrac g2 (1 + |\alpha + \beta| / (\beta - \alpha))`. The
+best of a few multiples is taken, judged by the form that is left.
+
+References:
+    | ECLipsE: efficient compositional Lipschitz constant estimation (Xu and Sivaranjani, 2024), proposition 3
+    | Improved scalable Lipschitz bounds for deep neural networks (Syed and Hu, 2025)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipcert.lmi import Layer, Multipliers, NormalForm, eliminate, reduced, tighten
+from lipcert.solvers.solution import Progress, Solution, silent
+
+_NEGLIGIBLE = 1e-30
+"""The multiplier, against the largest, of a layer that nothing reads."""
+
+
+@dataclass(frozen=True)
+class Recursion:
+    """The closed form.
+
+    Args:
+        factors: Multiples of ``lambda_max(G_kk)`` tried for each layer.
+
+    Example:
+        >>> from lipcert import trace
+        >>> from lipcert.lmi import normal_form
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1))
+        >>> Recursion()(normal_form(trace(model, (4,)))).rho > 0
+        True
+    """
+
+    factors: tuple[float, ...] = (0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.4)
+
+    def __call__(self, form: NormalForm, start: Multipliers | None = None, progress: Progress = silent) -> Solution:
+        """Multipliers for a form; ``start`` is not used."""
+        small = reduced(form)
+        found: dict[str, Tensor] = {}
+
+        def choose(layer: Layer, own: Tensor, across: Mapping[str, Tensor]) -> Tensor:
+            found[layer.name] = self._choose(layer, own, across)
+            return found[layer.name]
+
+        eliminate(small, choose)
+        rho = tighten(small, found)
+        progress(0, rho, 0.0)
+        return Solution(found, rho, 0.0, 0, repr(self))
+
+    def _choose(self, layer: Layer, own: Tensor, across: Mapping[str, Tensor]) -> Tensor:
+        one = torch.ones_like(layer.alpha)
+        values, vectors = torch.linalg.eigh(own)
+        top = float(values[-1])
+        scale = max([top, *(float(block.abs().max()) for block in across.values())])
+        if top <= 1e-14 * scale or scale == 0.0:
+            return one * (_NEGLIGIBLE if scale == 0.0 else scale)
+        names = list(dict.fromkeys([*across, *layer.v.blocks]))
+        inner = [layer.v.blocks.get(name) for name in names]
+        fixed = [across.get(name) for name in names]
+        slope = (layer.alpha + layer.beta)[:, None]
+        V = torch.cat([_or_zero(a, b) * slope for a, b in zip(inner, fixed, strict=True)], dim=1)
+        F = torch.cat([_or_zero(b, a) for a, b in zip(inner, fixed, strict=True)], dim=1)
+        V, F = vectors.mT @ V, vectors.mT @ F
+        ratio = (layer.alpha + layer.beta).abs() / (layer.beta - layer.alpha).clamp_min(1e-9)
+        base = 0.5 * (1.0 + ratio)
+        if not bool((base == 1.0).all()):
+            return (top * base).clamp_min(0.55 * top)
+        best, least = top, float("inf")
+        for factor in self.factors:
+            c = factor * top
+            T = (F + c * V) / (2.0 * c - values).clamp_min(1e-12 * c).sqrt()[:, None]
+            judged = _top_eigenvalue(T)
+            if judged < least:
+                best, least = c, judged
+        return one * best
+
+
+def _or_zero(block: Tensor | None, other: Tensor | None) -> Tensor:
+    if block is not None:
+        return block
+    assert other is not None
+    return torch.zeros_like(other)
+
+
+def _top_eigenvalue(T: Tensor, steps: int = 12) -> float:
+    """About the largest eigenvalue of ``T' T``; nothing rests on it."""
+    x = T.mT @ T.sum(1, keepdim=True) + T.mT @ torch.ones_like(T[:, :1])
+    for _ in range(steps):
+        x = T.mT @ (T @ (x / x.norm().clamp_min(1e-300)))
+    return float(x.norm())

@@ -1,0 +1,405 @@
+"""The semidefinite bound: laws, known truths, proofs that must fail, and the normal form itself."""
+
+import itertools
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from benchmarks.third_party import FOLDER, networks
+from lipcert import L2, LINF, certify, check, check_float64, trace, witness
+from lipcert.certificate import Block, Certificate, Multipliers
+from lipcert.certifiers import LipSDP, Product
+from lipcert.certifiers.lipsdp import bottlenecks, parts
+from lipcert.errors import CheckFailed, InvalidInput, UnsupportedOperation
+from lipcert.graph import Graph
+from lipcert.lmi import NormalForm, eliminate, holds, normal_form, prove, reduced, tighten
+from lipcert.solvers import Auto, InteriorPoint, Recursion
+from lipcert.witness import Budget
+from tests.cases import NETWORKS
+
+QUICK = Budget(points=4, power_steps=8, ascent_steps=10)
+SOLVERS = {"recursion": Recursion(), "interior point": InteriorPoint(), "stopped": InteriorPoint(iterations=3)}
+THIRD_PARTY = {net.name: net for net in networks()}
+
+
+def chain(sizes: list[int], seed: int, activation: type[nn.Module] = nn.ReLU, scale: float = 1.0) -> nn.Sequential:
+    generator = torch.Generator().manual_seed(seed)
+    layers: list[nn.Module] = []
+    for into, out in itertools.pairwise(sizes):
+        layer = nn.Linear(into, out, dtype=torch.float64)
+        layer.weight.data = scale * torch.randn(out, into, generator=generator, dtype=torch.float64) / into**0.5
+        layer.bias.data.zero_()
+        layers += [layer, activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+def form_of(model: nn.Module, *shape: int) -> NormalForm:
+    return normal_form(trace(model, shape))
+
+
+def positive(form: NormalForm, seed: int, spread: float = 1.0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    start = Recursion()(form).multipliers
+    return {n: v * torch.exp(spread * torch.randn(v.shape, generator=generator).double()) for n, v in start.items()}
+
+
+def jacobian_norm(model: nn.Module, inputs: int, seed: int) -> float:
+    """The largest norm of the Jacobian over random points: what no bound may go below."""
+    points = torch.randn(64, inputs, generator=torch.Generator().manual_seed(seed)).double()
+    jacobians = torch.stack([torch.autograd.functional.jacobian(model, point) for point in points])
+    return float(torch.linalg.matrix_norm(jacobians, ord=2).max())
+
+
+# ------------------------------------------------------------------------------------------------ laws
+
+
+@pytest.mark.parametrize("case", NETWORKS.values(), ids=NETWORKS)
+def test_it_brackets_the_constant_and_is_never_above_the_product(case):
+    model = case.model()
+    graph = trace(model, case.input_shape)
+    found = LipSDP(Auto(gap=1e-4))(graph)
+    assert found.bound <= Product()(graph).bound
+    assert witness(model, case.input_shape, L2, budget=QUICK).ratio <= found.bound
+    assert case.exact.get(L2) is None or case.exact[L2] <= found.bound
+    assert check(found, graph).bound == check_float64(found, graph).bound == found.bound
+    assert Certificate.from_json(found.to_json()).to_json() == found.to_json()
+
+
+@given(st.lists(st.integers(1, 6), min_size=2, max_size=5), st.integers(0, 2**16), st.floats(0.0, 3.0))
+@settings(max_examples=40, deadline=None)
+def test_any_positive_multipliers_give_a_valid_bound(sizes: list[int], seed: int, spread: float):
+    model = chain([3, *sizes, 2], seed)
+    form = form_of(model, 3)
+    value, proving = prove(form, positive(form, seed, spread))
+    assert value >= jacobian_norm(model, 3, seed)
+    if value < float("inf"):
+        graph = trace(model, (3,))
+        block = Block("input", graph.output.name, value, {name: tuple(lam.tolist()) for name, lam in proving.items()})
+        check(Certificate(value, L2, LipSDP()(graph).validity, "", graph.digest(), Multipliers((block,))), graph)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.SiLU, nn.GELU, nn.LeakyReLU, nn.ELU, nn.Mish])
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+def test_every_solver_at_every_slope_gives_a_bound_between_jacobians_and_the_product(activation, solver):
+    model = chain([4, 8, 7, 3], 1, activation)
+    graph = trace(model, (4,))
+    found = LipSDP(solver)(graph)
+    assert jacobian_norm(model, 4, 0) <= found.bound <= Product()(graph).bound
+    check(found, graph)
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 4, 7, 10])
+def test_a_solver_stopped_at_any_iteration_leaves_a_valid_bound_that_the_others_improve(iterations: int):
+    model = chain([5, 9, 8, 4], 3)
+    graph = trace(model, (5,))
+    found = LipSDP(InteriorPoint(iterations=iterations))(graph)
+    best = LipSDP()(graph).bound
+    assert best * (1 - 1e-6) <= found.bound <= LipSDP(Recursion())(graph).bound
+    check(found, graph)
+
+
+def test_no_time_at_all_still_gives_a_bound():
+    model = chain([5, 9, 4], 3)
+    assert certify(model, (5,), by=LipSDP(InteriorPoint(seconds=0.0))).bound <= certify(model, (5,)).bound
+
+
+@given(st.integers(0, 2**16))
+@settings(max_examples=15, deadline=None)
+def test_permuting_rescaling_turning_and_padding_layers_leave_the_bound(seed: int):
+    model = chain([4, 6, 5, 3], seed)
+    before = certify(model, (4,), by=LipSDP()).bound
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(6, generator=generator)
+    factors = torch.exp(torch.randn(6, generator=generator)).double()
+    turn = torch.linalg.qr(torch.randn(4, 4, generator=generator).double()).Q
+    first, second = model[0], model[2]
+    first.weight.data = (factors[:, None] * first.weight @ turn)[order]
+    second.weight.data = (second.weight / factors)[:, order]
+    padded = nn.Sequential(nn.Identity(), *model, nn.Identity())
+    assert certify(padded, (4,), by=LipSDP()).bound == pytest.approx(before, rel=1e-5)
+
+
+def test_transposing_the_layers_changes_it_and_reversing_their_order_too_does_not():
+    model = chain([6, 6, 6, 6], 2)
+    turned = nn.Sequential(
+        *[nn.Linear(6, 6, dtype=torch.float64) if isinstance(layer, nn.Linear) else nn.ReLU() for layer in model]
+    )
+    for here, there in zip(model[::2], turned[::2], strict=True):
+        there.weight.data = here.weight.data.T.clone()
+    adjoint = nn.Sequential(*reversed(turned))
+    here, there, back = (certify(net, (6,), by=LipSDP()).bound for net in (model, turned, adjoint))
+    assert abs(here / there - 1) > 1e-3
+    assert back == pytest.approx(here, rel=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------ known truths
+
+
+@pytest.mark.parametrize(("depth", "width"), [(1, 3), (2, 20), (5, 8), (12, 10), (20, 12)])
+def test_positive_weights_give_the_norm_of_the_product_of_the_matrices(depth: int, width: int):
+    model = chain([4, *[width] * depth, 1], depth)
+    for layer in model[::2]:
+        layer.weight.data.abs_()
+        layer.weight.data /= torch.linalg.matrix_norm(layer.weight.data, ord=2)
+    exact = torch.linalg.multi_dot([layer.weight.data for layer in reversed(model[::2])]).norm().item()
+    found = certify(model, (4,), by=LipSDP(InteriorPoint(gap=1e-9))).bound
+    assert exact <= found <= exact * (1 + 1e-8)
+
+
+def difference() -> nn.Sequential:
+    """relu(x) - relu(x - 1): slope 1, where coupled multipliers "prove" 0."""
+    model = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
+    model[0].weight.data, model[0].bias.data = torch.tensor([[1.0], [1.0]]), torch.tensor([0.0, -1.0])
+    model[2].weight.data = torch.tensor([[1.0, -1.0]])
+    return model
+
+
+def test_the_counterexample_to_coupled_multipliers_has_slope_one():
+    found = certify(difference(), (1,), by=LipSDP())
+    assert 1.0 <= found.bound <= 1.0 + 1e-5
+    low, high = difference()(torch.tensor([[0.0], [1.0]])).detach()
+    assert float(high - low) == 1.0
+
+
+def test_an_absolute_value_is_seen_through():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+    model[0].weight.data = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    model[2].weight.data = torch.tensor([[1.0, 1.0]])
+    assert 1.0 <= certify(model, (2,), by=LipSDP()).bound <= 1.0 + 1e-5
+
+
+class Skip(nn.Module):
+    """``x + relu(W x)`` with a dense skip of the input at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(3, 3), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([x + torch.relu(self.body(x)), x], dim=-1))
+
+
+class Scaled(nn.Module):
+    """``x - relu(x)``: slopes 0 and 1, where summing branches gives 2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - torch.relu(x)
+
+
+def test_a_residual_branch_is_one_constraint_and_not_a_sum():
+    graph = trace(Scaled(), (3,))
+    assert Product()(graph).bound == 2.0
+    assert 1.0 <= LipSDP()(graph).bound <= 1.0 + 1e-5
+
+
+def test_a_network_is_cut_where_a_function_has_no_quadratic_constraint():
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(2, 2, 3),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        chain([18, 9, 2], 0),
+    ).double()
+    graph = trace(model, (1, 8, 8))
+    assert len(list(parts(graph))) == 2
+    found = LipSDP()(graph)
+    assert isinstance(found.evidence, Multipliers)
+    assert len(found.evidence.blocks) == 2
+    assert found.bound < Product()(graph).bound
+    check(found, graph)
+
+
+def test_bottlenecks_are_the_nodes_that_everything_after_passes_through():
+    graph = trace(Skip(), (3,))
+    names = bottlenecks(graph)
+    assert names[0] == graph.input.name
+    assert names[-1] == graph.output.name
+    assert "body" not in names
+
+
+# ------------------------------------------------------------------------------------------ third-party networks
+
+
+@pytest.mark.skipif(not THIRD_PARTY, reason=f"no third-party networks in {FOLDER.name}")
+@pytest.mark.parametrize(
+    ("name", "lower", "upper"),
+    # Below: a Jacobian (first row), the best of the patterns of active neurons; above: what was published.
+    [
+        ("lipsdp_random_weights", 36.4815, 36.4825),
+        ("abcrown_mnist_2_20", 1.8130, 1.8175),
+        ("lipsdp_mnist_weights", 24.2992, 24.3699),
+    ],
+)
+def test_published_optima_are_reproduced(name: str, lower: float, upper: float):
+    net = THIRD_PARTY[name]
+    assert lower <= certify(net.build(), net.shape, by=LipSDP()).bound <= upper
+
+
+# ------------------------------------------------------------------------------------------ proofs that must fail
+
+
+@pytest.fixture(scope="module")
+def claim() -> tuple[Certificate, Graph]:
+    graph = trace(Skip().double().requires_grad_(False), (3,))
+    return LipSDP()(graph), graph
+
+
+def tampered(certificate: Certificate, **changes: object) -> Certificate:
+    assert isinstance(certificate.evidence, Multipliers)
+    (block,) = certificate.evidence.blocks
+    block = replace(block, **changes)
+    return replace(certificate, bound=block.value, evidence=replace(certificate.evidence, blocks=(block,)))
+
+
+def multipliers(certificate: Certificate) -> dict[str, tuple[float, ...]]:
+    assert isinstance(certificate.evidence, Multipliers)
+    return dict(certificate.evidence.blocks[0].multipliers)
+
+
+def test_a_tampered_part_is_refused(claim: tuple[Certificate, Graph]):
+    found, graph = claim
+    numbers = multipliers(found)
+    ((name, values),) = numbers.items()
+    bad = {
+        "a lower bound": {"value": found.bound * (1 - 1e-5)},
+        "larger multipliers": {"multipliers": {name: tuple(2.0 * value for value in values)}},
+        "smaller multipliers": {"multipliers": {name: tuple(0.5 * value for value in values)}},
+        "a negative multiplier": {"multipliers": {name: (-values[0], *values[1:])}},
+        "a missing multiplier": {"multipliers": {name: values[1:]}},
+        "no multipliers": {"multipliers": {}},
+        "others' multipliers": {"multipliers": {**numbers, "body": values}},
+        "another source": {"source": name},
+        "no such node": {"target": "nowhere"},
+    }
+    for changes in bad.values():
+        for proof in (check, check_float64):
+            with pytest.raises((CheckFailed, InvalidInput)):
+                proof(tampered(found, **changes), graph)
+
+
+def test_a_part_must_not_be_passed_by(claim: tuple[Certificate, Graph]):
+    found, graph = claim
+    inside = next(node.name for node in graph if node.name.startswith("body"))
+    with pytest.raises(CheckFailed, match="other than through"):
+        check(tampered(found, source=inside, multipliers={}), graph)
+    with pytest.raises(InvalidInput, match="other than through"):
+        normal_form(graph, inside, graph.output.name)
+
+
+def quadratic_form(W1: np.ndarray, W2: np.ndarray, lam: list[float], bound: float) -> list[list[Fraction]]:
+    """The constraint's matrix of x -> W2 relu(W1 x), straight from the paper, in fractions."""
+    n, m = W1.shape[1], W1.shape[0]
+    F = np.vectorize(Fraction, otypes=[object])
+    A, B, L = F(W1), F(W2), [Fraction(value) for value in lam]
+    H = np.full((n + m, n + m), Fraction(0), dtype=object)
+    for i in range(n):
+        H[i, i] = Fraction(bound) ** 2
+    for j in range(m):
+        H[n + j, n + j] = 2 * L[j]
+        H[n + j, :n] = H[:n, n + j] = -L[j] * A[j]
+    H[n:, n:] = H[n:, n:] - B.T.dot(B)
+    return H.tolist()
+
+
+def semidefinite(H: list[list[Fraction]]) -> bool:
+    """Whether a symmetric matrix of fractions is >= 0, by exact elimination."""
+    rows = [list(row) for row in H]
+    while rows:
+        pivot = rows[0][0]
+        if pivot < 0 or (pivot == 0 and any(rows[0])):
+            return False
+        rest = [row[1:] for row in rows[1:]]
+        if pivot > 0:
+            top = rows[0][1:]
+            rest = [[x - row[0] * y / pivot for x, y in zip(row[1:], top, strict=True)] for row in rows[1:]]
+        rows = rest
+    return True
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(0, 2**16), st.integers(-14, -1), st.sampled_from([-1.0, 1.0]))
+@settings(max_examples=150, deadline=None)
+def test_neither_proof_accepts_what_exact_elimination_refuses(n: int, m: int, seed: int, power: int, sign: float):
+    model = chain([n, m, 2], seed)
+    graph = trace(model, (n,))
+    form = normal_form(graph)
+    given_ = positive(form, seed, 0.1)
+    assume(tighten(form, given_) < float("inf"))
+    bound = tighten(form, given_) ** 0.5 * (1.0 + sign * 10.0**power)
+    (lam,) = (value.tolist() for value in given_.values())
+    (name,) = given_
+    truth = semidefinite(quadratic_form(model[0].weight.detach().numpy(), model[2].weight.detach().numpy(), lam, bound))
+    block = Block("input", graph.output.name, bound, {name: tuple(lam)})
+    claim = Certificate(bound, L2, Product()(graph).validity, "", graph.digest(), Multipliers((block,)))
+    try:
+        exact = bool(check(claim, graph))
+    except CheckFailed:
+        exact = False
+    assert truth or not exact
+    assert truth or not holds(form, given_, bound)
+    if sign > 0 and power >= -7:
+        assert exact
+        assert holds(form, given_, bound)
+
+
+def test_it_bounds_l2_only_and_says_so():
+    with pytest.raises(UnsupportedOperation, match="not linf->linf"):
+        LipSDP()(trace(nn.ReLU(), (2,)), LINF)
+
+
+def test_a_form_cannot_hold_what_is_not_elementwise():
+    graph = trace(nn.Sequential(nn.Linear(4, 4), nn.Softmax(-1)), (4,))
+    with pytest.raises(UnsupportedOperation, match="not elementwise"):
+        normal_form(graph)
+
+
+# ------------------------------------------------------------------------------------------------ the normal form
+
+
+def test_the_normal_form_of_a_network_is_what_its_differences_do():
+    model = Skip().double()
+    form = form_of(model, 3)
+    (layer,) = form.layers
+    assert torch.equal(layer.v.blocks[""], model.body.weight)
+    left, right = model.head.weight[:, :3], model.head.weight[:, 3:]
+    torch.testing.assert_close(form.output.blocks[""], (left + right).detach())
+    torch.testing.assert_close(form.output.blocks[layer.name], left.detach())
+
+
+def test_reducing_input_and_output_changes_no_value():
+    model = chain([20, 6, 5, 11], 0)
+    form = form_of(model, 20)
+    small = reduced(form)
+    assert small.inputs == 6
+    assert len(small.output.blocks["2" if "2" in small.output.blocks else form.layers[-1].name]) == 5
+    given_ = positive(form, 0, 0.2)
+    assert tighten(small, given_) == pytest.approx(tighten(form, given_), rel=1e-10)
+
+
+def test_elimination_gives_the_gradient_in_the_multipliers():
+    form = form_of(chain([3, 4, 4, 2], 5, nn.SiLU), 3)
+    found = Recursion()(form).multipliers
+    start = [found[layer.name].clone().requires_grad_() for layer in form.layers]
+
+    def value(*given_: Tensor) -> Tensor:
+        named = dict(zip((layer.name for layer in form.layers), given_, strict=True))
+        G = eliminate(form, lambda layer, own, across: named[layer.name])
+        assert G is not None
+        return torch.linalg.eigvalsh(G)[-1]
+
+    assert torch.autograd.gradcheck(value, start)
+
+
+def test_the_solver_knows_its_gap():
+    form = form_of(chain([5, 12, 10, 3], 7), 5)
+    found = InteriorPoint(gap=1e-6)(form)
+    assert found.dual <= found.rho <= found.dual * (1 + 4e-6)
+    assert "gap reached" in found.method
+    for seed in range(20):
+        assert tighten(form, positive(form, seed, 0.3)) >= found.dual * (1 - 1e-9)
