@@ -30,12 +30,21 @@ Choice = Callable[[Layer, Tensor, Mapping[str, Tensor]], Tensor]
 """Multipliers ``(size,)`` of a layer, given ``G_kk`` and the blocks ``G_ka`` of the variables before."""
 
 
-def eliminate(form: NormalForm, choose: Choice) -> Tensor | None:
+Keep = Callable[[str, tuple[Tensor, dict[str, Tensor]]], None]
+"""Called with a layer's name, its pivot's factor L, and ``L^-1 B`` by blocks."""
+
+
+def _forget(name: str, factor: tuple[Tensor, dict[str, Tensor]]) -> None:
+    """Keep nothing."""
+
+
+def eliminate(form: NormalForm, choose: Choice, keep: Keep = _forget) -> Tensor | None:
     r"""The matrix G with :math:`\rho I \succeq G` the constraint left on the input; ``None`` if some S_k is not > 0.
 
     Args:
         form: The network in normal form.
         choose: Names each layer's multipliers when its turn comes, last layer first.
+        keep: Told of every factor.
 
     Returns:
         ``(inputs, inputs)``.
@@ -61,9 +70,39 @@ def eliminate(form: NormalForm, choose: Choice) -> Tensor | None:
         B = dict(across)
         for name, block in layer.v.blocks.items():
             B[name] = B[name] + slope * block if name in B else slope * block
-        _add_gram(G, {a: torch.linalg.solve_triangular(L, block, upper=False) for a, block in B.items()})
+        halves = {a: torch.linalg.solve_triangular(L, block, upper=False) for a, block in B.items()}
+        keep(layer.name, (L, halves))
+        _add_gram(G, halves)
     found = G.get((INPUT, INPUT))
     return torch.zeros(form.inputs, form.inputs, dtype=torch.float64) if found is None else found
+
+
+def factorise(
+    form: NormalForm, multipliers: Multipliers
+) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]] | None:
+    """`eliminate`, and what its maximisers do: for inputs ``(inputs, r)`` the products ``(u - alpha v)(u - beta v)``.
+
+    Returns:
+        The matrix on the input, and a function from inputs to one tensor ``(size, r)`` per layer, in order; ``None``
+        if the multipliers are not feasible.
+    """
+    factors: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
+    G = eliminate(form, lambda layer, own, across: multipliers[layer.name], keep=factors.__setitem__)
+    if G is None:
+        return None
+
+    def maximise(x: Tensor) -> list[Tensor]:
+        z, products = {INPUT: x}, []
+        for layer in form.layers:
+            L, blocks = factors[layer.name]
+            right = sum((block @ z[name] for name, block in blocks.items()), torch.zeros(len(L), x.shape[1]).to(x))
+            u = torch.linalg.solve_triangular(L.mT, right, upper=True)
+            v = sum((block @ z[name] for name, block in layer.v.blocks.items()), torch.zeros_like(u))
+            products.append((u - layer.alpha[:, None] * v) * (u - layer.beta[:, None] * v))
+            z[layer.name] = u
+        return products
+
+    return G, maximise
 
 
 def tighten(form: NormalForm, multipliers: Multipliers) -> float:

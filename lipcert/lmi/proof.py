@@ -109,8 +109,9 @@ class _Proof:
         # |error|_2 <= largest row sum of the sizes times the rounding factor; underflow is covered by the last term.
         row = float(np.max(mul_up(np.sum(sizes, axis=1), 1.0 + 4.0 * gamma(n + 4))))
         error = add_up(mul_up(row, 2.0 * gamma(self.roundings)), n * 2.0**-350)
-        # Room for the exact checker, which keeps 46 bits.
-        shift = n**1.5 * 2.0**-46 + 2.0 * float(error)
+        # Room for the exact checker, whose factor keeps 46 bits and has no entries outside the band of a chain.
+        band = float(np.max(np.count_nonzero(H, axis=1)))
+        shift = band**1.5 * 2.0**-46 + 2.0 * float(error)
         diagonal_rounding = 2.0**-52 * 4.0
         H[np.arange(n), np.arange(n)] -= shift
         defect = float(psd_defect((H[None],))[0])
