@@ -18,13 +18,22 @@ from lipcert.certifiers import LipSDP, Product
 from lipcert.certifiers.lipsdp import bottlenecks, parts
 from lipcert.errors import CheckFailed, InvalidInput, UnsupportedOperation
 from lipcert.graph import Graph
+from lipcert.kernel.blockwise import blockwise_defect
 from lipcert.lmi import NormalForm, eliminate, holds, normal_form, prove, reduced, tighten
-from lipcert.solvers import Auto, InteriorPoint, Recursion
+from lipcert.solvers import Auto, FirstOrder, InteriorPoint, Recursion
 from lipcert.witness import Budget
 from tests.cases import NETWORKS
 
 QUICK = Budget(points=4, power_steps=8, ascent_steps=10)
-SOLVERS = {"recursion": Recursion(), "interior point": InteriorPoint(), "stopped": InteriorPoint(iterations=3)}
+SOLVERS = {
+    "recursion": Recursion(),
+    "interior point": InteriorPoint(),
+    "interior point, stopped": InteriorPoint(iterations=3),
+    "first order": FirstOrder(),
+    "first order, stopped": FirstOrder(iterations=2),
+    "auto": Auto(),
+    "auto, large": Auto(dense=3),
+}
 THIRD_PARTY = {net.name: net for net in networks()}
 
 
@@ -150,6 +159,17 @@ def test_positive_weights_give_the_norm_of_the_product_of_the_matrices(depth: in
     exact = torch.linalg.multi_dot([layer.weight.data for layer in reversed(model[::2])]).norm().item()
     found = certify(model, (4,), by=LipSDP(InteriorPoint(gap=1e-9))).bound
     assert exact <= found <= exact * (1 + 1e-8)
+
+
+@pytest.mark.parametrize(("depth", "width"), [(2, 20), (12, 10), (40, 12)])
+def test_the_descent_finds_the_product_of_positive_matrices_too(depth: int, width: int):
+    model = chain([4, *[width] * depth, 1], depth)
+    for layer in model[::2]:
+        layer.weight.data.abs_()
+        layer.weight.data /= torch.linalg.matrix_norm(layer.weight.data, ord=2)
+    exact = torch.linalg.multi_dot([layer.weight.data for layer in reversed(model[::2])]).norm().item()
+    found = certify(model, (4,), by=LipSDP(FirstOrder(tolerance=1e-9))).bound
+    assert exact <= found <= exact * (1 + 3e-8)
 
 
 def difference() -> nn.Sequential:
@@ -348,6 +368,36 @@ def test_neither_proof_accepts_what_exact_elimination_refuses(n: int, m: int, se
     if sign > 0 and power >= -7:
         assert exact
         assert holds(form, given_, bound)
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.booleans(), st.integers(0, 2**16), st.integers(-16, 0))
+@settings(max_examples=150, deadline=None)
+def test_the_blockwise_defect_lifts_every_matrix_above_zero(sizes: list[int], chained: bool, seed: int, power: int):
+    generator = np.random.default_rng(seed)
+    order = [str(i) for i in range(len(sizes))]
+    n = sum(sizes)
+    ends = np.cumsum(sizes)
+    factor = np.tril(generator.standard_normal((n, n)) * 10.0 ** generator.integers(-3, 1, (n, 1)))
+    whole = factor.T @ factor + 10.0**power * generator.standard_normal() * np.eye(n)
+    blocks = {}
+    for i, j in itertools.combinations_with_replacement(range(len(sizes)), 2):
+        if not chained or j - i <= 1:
+            rows, columns = (slice(ends[k] - sizes[k], ends[k]) for k in (i, j))
+            blocks[order[i], order[j]] = whole[rows, columns]
+    for i, j in itertools.combinations(range(len(sizes)), 2):
+        if chained and j - i > 1:
+            rows, columns = (slice(ends[k] - sizes[k], ends[k]) for k in (i, j))
+            whole[rows, columns] = whole[columns, rows] = 0.0
+    whole = np.triu(whole) + np.triu(whole, 1).T
+    blocks |= {(a, a): whole[ends[i] - sizes[i] : ends[i], ends[i] - sizes[i] : ends[i]] for i, a in enumerate(order)}
+    rho = blockwise_defect(blocks, order)
+    if rho < float("inf"):
+        lifted = [
+            [Fraction(float(x)) + (i == j) * Fraction(rho) for j, x in enumerate(row)] for i, row in enumerate(whole)
+        ]
+        assert semidefinite(lifted)
+    else:
+        assert np.linalg.eigvalsh(whole)[0] < 1e-12 * np.abs(whole).max()
 
 
 def test_it_bounds_l2_only_and_says_so():

@@ -77,9 +77,7 @@ def eliminate(form: NormalForm, choose: Choice, keep: Keep = _forget) -> Tensor 
     return torch.zeros(form.inputs, form.inputs, dtype=torch.float64) if found is None else found
 
 
-def factorise(
-    form: NormalForm, multipliers: Multipliers
-) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]] | None:
+def factorise(form: NormalForm, multipliers: Multipliers) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]] | None:
     """`eliminate`, and what its maximisers do: for inputs ``(inputs, r)`` the products ``(u - alpha v)(u - beta v)``.
 
     Returns:

@@ -15,12 +15,12 @@ from fractions import Fraction
 
 import numpy as np
 
-from lipcert.kernel.psd import psd_defect
+from lipcert.kernel.blockwise import blockwise_defect
 from lipcert.kernel.rounding import Array, add_up, gamma, mul_up, require_ieee, round_up
 from lipcert.lmi.elimination import tighten
-from lipcert.lmi.normal_form import Multipliers, NormalForm, Signal
+from lipcert.lmi.normal_form import INPUT, Multipliers, NormalForm, Signal
 
-INFLATIONS = tuple(10.0 ** (-half / 2) for half in range(20, 3, -1))
+INFLATIONS = tuple(10.0 ** (-quarter / 4) for quarter in range(40, 7, -1))
 """Relative amounts added to rho until a proof is found."""
 
 
@@ -56,66 +56,111 @@ def holds(form: NormalForm, multipliers: Multipliers, bound: float) -> bool:
     return _Proof(form, multipliers).holds(bound)
 
 
+Pair = tuple[str, str]
+
+
 class _Proof:
-    """Everything that does not depend on the bound: the matrix without rho, sizes of its terms, and scales."""
+    """The constraint's matrix without rho, and the sizes of its entries' terms, by blocks as the graph leaves them.
+
+    A pair of variables has a block if the first stands before the second in z, or is the same; others are zero.
+    """
 
     def __init__(self, form: NormalForm, multipliers: Multipliers) -> None:
-        self.inputs = form.inputs
-        n = form.inputs + form.neurons
-        self.H, self.sizes = np.zeros((n, n)), np.zeros((n, n))
+        self.order = [INPUT, *(layer.name for layer in form.layers)]
+        self.width = {INPUT: form.inputs} | {layer.name: len(layer.alpha) for layer in form.layers}
+        self.H: dict[Pair, Array] = {}
+        self.sizes: dict[Pair, Array] = {}
         self.valid = True
-        places = form.columns()
-        _subtract_gram(self.H, self.sizes, form.output, places, None)
-        rounded = [2 * form.output.roundings + len(_array(form.output)) + 4]
+        self._diagonal(INPUT, np.zeros(form.inputs))
+        self._subtract_gram(form.output, None)
+        rounded = [2 * form.output.roundings + _rows(form.output) + 4]
         for layer in form.layers:
             lam = multipliers[layer.name].detach().cpu().numpy()
             self.valid &= bool(np.all(np.isfinite(lam)) and np.all(lam >= 0.0))
             alpha, beta = layer.alpha.numpy(), layer.beta.numpy()
-            here = np.arange(places[layer.name].start, places[layer.name].stop)
-            self.H[here, here] += 2.0 * lam
-            self.sizes[here, here] += 2.0 * lam
+            self._diagonal(layer.name, 2.0 * lam)
             total, steepest = (alpha + beta) * lam, (np.abs(alpha) + np.abs(beta)) * lam
             for name, block, size in _blocks(layer.v):
-                columns = places[name]
-                _add_both(self.H, places[layer.name], columns, -total[:, None] * block)
-                _add_both(self.sizes, places[layer.name], columns, steepest[:, None] * size)
+                self._add((name, layer.name), -(total[:, None] * block).T, (steepest[:, None] * size).T)
             if np.any(alpha * beta != 0.0):
-                _subtract_gram(self.H, self.sizes, layer.v, places, -2.0 * alpha * beta * lam)
-            rounded.append(layer.v.roundings * 2 + len(lam) + 8)
+                self._subtract_gram(layer.v, -2.0 * alpha * beta * lam)
+            rounded.append(2 * layer.v.roundings + len(lam) + 8)
         # An entry is a sum over layers of terms with at most this many roundings each; sizes are rounded themselves.
         self.roundings = 2 * (max(rounded) + len(form.layers) + 4)
 
     def holds(self, bound: float) -> bool:
         """Whether the matrix with ``rho = bound**2`` is shown to be positive semidefinite."""
         require_ieee()
-        if not (self.valid and 0.0 < bound < 1e150):
+        if not (self.valid and 0.0 < bound < 1e150 and all(np.all(np.isfinite(block)) for block in self.H.values())):
             return False
-        H, sizes = self.H.copy(), self.sizes.copy()
-        x = np.arange(self.inputs)
-        rho = float(np.nextafter(np.float64(bound) * bound, 0.0))
-        H[x, x] += rho
-        sizes[x, x] += rho
-        diagonal = H.diagonal()
-        if not np.all(np.isfinite(H)):
+        H, sizes = dict(self.H), dict(self.sizes)
+        rho = np.eye(self.width[INPUT]) * float(np.nextafter(np.float64(bound) * bound, 0.0))
+        H[INPUT, INPUT], sizes[INPUT, INPUT] = H[INPUT, INPUT] + rho, sizes[INPUT, INPUT] + rho
+        scale = {name: _scale(H[name, name].diagonal(), self._idle(name)) for name in self.order}
+        if any(np.any(np.isnan(found)) for found in scale.values()):
             return False
-        alive = (diagonal != 0.0) | np.any(H != 0.0, axis=1) | np.any(sizes != 0.0, axis=1)
-        H, sizes, diagonal = H[np.ix_(alive, alive)], sizes[np.ix_(alive, alive)], diagonal[alive]
-        if not np.all((diagonal > 1e-200) & (diagonal < 1e200)):
-            return False
-        scale = np.ldexp(1.0, -np.round(np.log2(diagonal) / 2.0).astype(np.int64))
-        H = scale[:, None] * H * scale
-        sizes = scale[:, None] * sizes * scale
-        n = len(H)
-        # |error|_2 <= largest row sum of the sizes times the rounding factor; underflow is covered by the last term.
-        row = float(np.max(mul_up(np.sum(sizes, axis=1), 1.0 + 4.0 * gamma(n + 4))))
-        error = add_up(mul_up(row, 2.0 * gamma(self.roundings)), n * 2.0**-350)
+        H = {(a, b): scale[a][:, None] * block * scale[b] for (a, b), block in H.items()}
+        sizes = {(a, b): scale[a][:, None] * block * scale[b] for (a, b), block in sizes.items()}
+        # A neuron that nothing reads and that reads nothing has a zero row: a one on its diagonal changes nothing.
+        for name in self.order:
+            idle = np.flatnonzero(scale[name] == 0.0)
+            H[name, name][idle, idle] = 1.0
+        n = sum(self.width.values())
+        error = mul_up(self._largest_row(sizes), 2.0 * gamma(self.roundings))
+        error = add_up(error, n * 2.0**-350)
         # Room for the exact checker, whose factor keeps 46 bits and has no entries outside the band of a chain.
-        band = float(np.max(np.count_nonzero(H, axis=1)))
+        band = float(np.max(self._row_sums({pair: (block != 0.0).astype(float) for pair, block in H.items()})))
         shift = band**1.5 * 2.0**-46 + 2.0 * float(error)
-        diagonal_rounding = 2.0**-52 * 4.0
-        H[np.arange(n), np.arange(n)] -= shift
-        defect = float(psd_defect((H[None],))[0])
-        return bool(add_up(add_up(defect, error), diagonal_rounding) <= shift)
+        for name in self.order:
+            H[name, name][np.diag_indices(self.width[name])] -= shift
+        defect = blockwise_defect(H, self.order)
+        return bool(add_up(add_up(defect, error), 4.0 * 2.0**-52) <= shift)
+
+    def _idle(self, name: str) -> Array:
+        """Rows without any term."""
+        found = np.ones(self.width[name], dtype=bool)
+        for (a, b), block in self.sizes.items():
+            if name == a:
+                found &= ~np.any(block != 0.0, axis=1)
+            if name == b:
+                found &= ~np.any(block != 0.0, axis=0)
+        return found
+
+    def _row_sums(self, blocks: dict[Pair, Array]) -> Array:
+        sums = {name: np.zeros(self.width[name]) for name in self.order}
+        for (a, b), block in blocks.items():
+            sums[a] += np.sum(block, axis=1)
+            if a != b:
+                sums[b] += np.sum(block, axis=0)
+        return np.concatenate([sums[name] for name in self.order])
+
+    def _largest_row(self, blocks: dict[Pair, Array]) -> Array:
+        n = sum(self.width.values())
+        return np.max(mul_up(self._row_sums(blocks), 1.0 + 4.0 * gamma(n + len(blocks))))
+
+    def _diagonal(self, name: str, values: Array) -> None:
+        self._add((name, name), np.diag(values), np.diag(values))
+
+    def _add(self, pair: Pair, block: Array, size: Array) -> None:
+        for store, part in ((self.H, block), (self.sizes, size)):
+            store[pair] = store[pair] + part if pair in store else part.copy()
+
+    def _subtract_gram(self, signal: Signal, weight: Array | None) -> None:
+        parts = list(_blocks(signal))
+        place = {name: index for index, name in enumerate(self.order)}
+        for a, left, left_size in parts:
+            w = np.ones(len(left)) if weight is None else weight
+            for b, right, right_size in parts:
+                if place[a] <= place[b]:
+                    size = (np.abs(w)[:, None] * left_size).T @ right_size
+                    self._add((a, b), -((w[:, None] * left).T @ right), size)
+
+
+def _scale(diagonal: Array, idle: Array) -> Array:
+    """Powers of two that bring a diagonal to about one; zero for idle rows, NaN where the diagonal is out of range."""
+    fine = (diagonal > 1e-200) & (diagonal < 1e200)
+    exponent = -np.round(np.log2(np.where(fine, diagonal, 1.0)) / 2.0).astype(np.int64)
+    return np.where(fine, np.ldexp(1.0, exponent), np.where(idle, 0.0, np.nan))
 
 
 def _blocks(signal: Signal) -> Iterator[tuple[str, Array, Array]]:
@@ -124,19 +169,5 @@ def _blocks(signal: Signal) -> Iterator[tuple[str, Array, Array]]:
         yield name, block.numpy(), sizes[name].numpy()
 
 
-def _array(signal: Signal) -> Array:
-    return next(iter(signal.blocks.values())).numpy() if signal.blocks else np.zeros((0, 0))
-
-
-def _add_both(H: Array, rows: slice, columns: slice, block: Array) -> None:
-    H[rows, columns] += block
-    H[columns, rows] += block.T
-
-
-def _subtract_gram(H: Array, sizes: Array, signal: Signal, places: dict[str, slice], weight: Array | None) -> None:
-    parts = list(_blocks(signal))
-    for a, left, left_size in parts:
-        w = np.ones(len(left)) if weight is None else weight
-        for b, right, right_size in parts:
-            H[places[a], places[b]] -= (w[:, None] * left).T @ right
-            sizes[places[a], places[b]] += (np.abs(w)[:, None] * left_size).T @ right_size
+def _rows(signal: Signal) -> int:
+    return max((len(block) for block in signal.blocks.values()), default=0)
