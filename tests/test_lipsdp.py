@@ -1,6 +1,7 @@
 """The semidefinite bound: laws, known truths, proofs that must fail, and the normal form itself."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 
@@ -16,8 +17,10 @@ from lipcert import L2, LINF, certify, check, check_float64, trace, witness
 from lipcert.certificate import Block, Certificate, Multipliers
 from lipcert.certifiers import LipSDP, Product
 from lipcert.certifiers.lipsdp import bottlenecks, parts
+from lipcert.check import _semidefinite_sum
 from lipcert.errors import CheckFailed, InvalidInput, UnsupportedOperation
 from lipcert.graph import Graph
+from lipcert.kernel import blockwise
 from lipcert.kernel.blockwise import blockwise_defect
 from lipcert.lmi import NormalForm, eliminate, holds, normal_form, prove, reduced, tighten
 from lipcert.solvers import Auto, FirstOrder, InteriorPoint, Recursion
@@ -37,7 +40,9 @@ SOLVERS = {
 THIRD_PARTY = {net.name: net for net in networks()}
 
 
-def chain(sizes: list[int], seed: int, activation: type[nn.Module] = nn.ReLU, scale: float = 1.0) -> nn.Sequential:
+def chain(
+    sizes: list[int], seed: int, activation: Callable[[], nn.Module] = nn.ReLU, scale: float = 1.0
+) -> nn.Sequential:
     generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = []
     for into, out in itertools.pairwise(sizes):
@@ -315,17 +320,21 @@ def test_a_part_must_not_be_passed_by(claim: tuple[Certificate, Graph]):
         normal_form(graph, inside, graph.output.name)
 
 
-def quadratic_form(W1: np.ndarray, W2: np.ndarray, lam: list[float], bound: float) -> list[list[Fraction]]:
-    """The constraint's matrix of x -> W2 relu(W1 x), straight from the paper, in fractions."""
+def quadratic_form(
+    W1: np.ndarray, W2: np.ndarray, slope: tuple[float, float], lam: list[float], bound: float
+) -> list[list[Fraction]]:
+    """The constraint's matrix of x -> W2 phi(W1 x), straight from the paper, in fractions."""
     n, m = W1.shape[1], W1.shape[0]
     F = np.vectorize(Fraction, otypes=[object])
     A, B, L = F(W1), F(W2), [Fraction(value) for value in lam]
+    low, high = map(Fraction, slope)
     H = np.full((n + m, n + m), Fraction(0), dtype=object)
     for i in range(n):
         H[i, i] = Fraction(bound) ** 2
     for j in range(m):
         H[n + j, n + j] = 2 * L[j]
-        H[n + j, :n] = H[:n, n + j] = -L[j] * A[j]
+        H[n + j, :n] = H[:n, n + j] = -L[j] * (low + high) * A[j]
+        H[:n, :n] = H[:n, :n] + 2 * L[j] * low * high * np.outer(A[j], A[j])
     H[n:, n:] = H[n:, n:] - B.T.dot(B)
     return H.tolist()
 
@@ -345,29 +354,54 @@ def semidefinite(H: list[list[Fraction]]) -> bool:
     return True
 
 
-@given(st.integers(1, 3), st.integers(1, 4), st.integers(0, 2**16), st.integers(-14, -1), st.sampled_from([-1.0, 1.0]))
-@settings(max_examples=150, deadline=None)
-def test_neither_proof_accepts_what_exact_elimination_refuses(n: int, m: int, seed: int, power: int, sign: float):
-    model = chain([n, m, 2], seed)
+@given(
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.sampled_from([nn.ReLU(), nn.LeakyReLU(0.5), nn.SiLU(), nn.Sigmoid(), nn.Hardswish()]),
+    st.integers(0, 2**16),
+    st.integers(-14, -1),
+    st.sampled_from([-1.0, 1.0]),
+)
+@settings(max_examples=200, deadline=None)
+def test_neither_proof_accepts_what_exact_elimination_refuses(
+    n: int, m: int, activation: nn.Module, seed: int, power: int, sign: float
+):
+    model = chain([n, m, 2], seed, lambda: activation)
     graph = trace(model, (n,))
     form = normal_form(graph)
-    given_ = positive(form, seed, 0.1)
-    assume(tighten(form, given_) < float("inf"))
-    bound = tighten(form, given_) ** 0.5 * (1.0 + sign * 10.0**power)
-    (lam,) = (value.tolist() for value in given_.values())
-    (name,) = given_
-    truth = semidefinite(quadratic_form(model[0].weight.detach().numpy(), model[2].weight.detach().numpy(), lam, bound))
-    block = Block("input", graph.output.name, bound, {name: tuple(lam)})
+    multipliers_ = positive(form, seed, 0.1)
+    assume(tighten(form, multipliers_) < float("inf"))
+    bound = tighten(form, multipliers_) ** 0.5 * (1.0 + sign * 10.0**power)
+    (layer,) = form.layers
+    lam = multipliers_[layer.name].tolist()
+    weights = [linear.weight.detach().numpy() for linear in (model[0], model[2])]
+    truth = semidefinite(quadratic_form(*weights, (float(layer.alpha[0]), float(layer.beta[0])), lam, bound))
+    block = Block("input", graph.output.name, bound, {layer.name: tuple(lam)})
     claim = Certificate(bound, L2, Product()(graph).validity, "", graph.digest(), Multipliers((block,)))
     try:
         exact = bool(check(claim, graph))
     except CheckFailed:
         exact = False
     assert truth or not exact
-    assert truth or not holds(form, given_, bound)
-    if sign > 0 and power >= -7:
+    assert truth or not holds(form, multipliers_, bound)
+    if sign > 0 and power >= -6:
         assert exact
-        assert holds(form, given_, bound)
+        assert holds(form, multipliers_, bound)
+
+
+@pytest.mark.parametrize("loose", [Fraction(0), Fraction(1, 20), Fraction(1, 5)])
+def test_what_is_known_loosely_must_hold_for_all_it_may_be(loose: Fraction):
+    one = np.array([[1]], dtype=object)
+    terms = [(Fraction(1), name, name, one, one, Fraction(0)) for name in "ab"]
+    terms += [(Fraction(9, 10), *pair, -one, one, loose) for pair in ("ab", "ba")]
+    assert _semidefinite_sum(terms, {"a": 1, "b": 1}) is (loose < Fraction(1, 9))
+
+
+def test_a_wrong_factor_makes_the_defect_large_and_never_false(monkeypatch: pytest.MonkeyPatch):
+    blocks = {("a", "a"): np.eye(2), ("a", "b"): 2.0 * np.eye(2), ("b", "b"): np.eye(2)}
+    assert blockwise_defect(blocks, ["a", "b"]) == float("inf")
+    monkeypatch.setattr(blockwise, "_factor", lambda H, order: [{"a": np.eye(2)}, {"b": np.eye(2)}])
+    assert 1.0 <= blockwise_defect(blocks, ["a", "b"]) < float("inf")
 
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.booleans(), st.integers(0, 2**16), st.integers(-16, 0))
@@ -448,8 +482,9 @@ def test_elimination_gives_the_gradient_in_the_multipliers():
     assert torch.autograd.gradcheck(value, start)
 
 
-def test_the_solver_knows_its_gap():
-    form = form_of(chain([5, 12, 10, 3], 7), 5)
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.SiLU, nn.LeakyReLU, lambda: nn.LeakyReLU(0.5), nn.Sigmoid])
+def test_the_solver_knows_its_gap(activation: Callable[[], nn.Module]):
+    form = form_of(chain([5, 12, 10, 3], 7, activation), 5)
     found = InteriorPoint(gap=1e-6)(form)
     assert found.dual <= found.rho <= found.dual * (1 + 4e-6)
     assert "gap reached" in found.method
