@@ -27,7 +27,7 @@ Quadratic = dict[tuple[str, str], Tensor]
 """A symmetric matrix over the variables, by blocks; a missing block is zero."""
 
 Choice = Callable[[Layer, Tensor, Mapping[str, Tensor]], Tensor]
-"""Multipliers ``(size,)`` of a layer, given ``G_kk`` and the blocks ``G_ka`` of the variables before."""
+"""Multipliers ``(count,)`` of a layer, given ``G_kk`` and the blocks ``G_ka`` of the variables before."""
 
 
 Keep = Callable[[str, tuple[Tensor, dict[str, Tensor]]], None]
@@ -58,7 +58,7 @@ def eliminate(form: NormalForm, choose: Choice, keep: Keep = _forget) -> Tensor 
         own = G.get((layer.name, layer.name))
         own = layer.alpha.new_zeros(size, size) if own is None else own
         across = {a: G[layer.name, a] for a in names[:position] if (layer.name, a) in G}
-        lam = choose(layer, own, across)
+        lam = layer.spread(choose(layer, own, across))
         L, failed = torch.linalg.cholesky_ex(torch.diag(2.0 * lam) - own)
         if bool(failed):
             return None

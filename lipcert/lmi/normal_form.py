@@ -29,7 +29,7 @@ LARGEST = 12_000
 """Most input entries and neurons together; above, the matrices do not fit a workstation."""
 
 Multipliers = Mapping[str, Tensor]
-"""For every activation, one number >= 0 per neuron, ``(size,)``."""
+"""For every activation, numbers >= 0, ``(count,)``: one per neuron unless neurons share one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +55,36 @@ class Signal:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """An activation: its name, what it reads, and its slopes, ``(size,)`` each."""
+    """An activation: its name, what it reads, its slopes, ``(size,)`` each, and which multiplier each neuron uses.
+
+    Attributes:
+        name: As in the graph.
+        v: What it reads.
+        alpha: Slopes from below.
+        beta: Slopes from above.
+        index: For every neuron the number of its multiplier, ``(size,)``; ``None`` where each has its own.
+    """
 
     name: str
     v: Signal
     alpha: Tensor
     beta: Tensor
+    index: Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        """How many multipliers it has."""
+        return len(self.alpha) if self.index is None else int(self.index.max()) + 1
+
+    def spread(self, lam: Tensor) -> Tensor:
+        """Multipliers ``(count, ...)`` as one per neuron, ``(size, ...)``."""
+        return lam if self.index is None else lam[self.index]
+
+    def gather(self, values: Tensor) -> Tensor:
+        """The adjoint of `spread`: sums over the neurons that share a multiplier."""
+        if self.index is None:
+            return values
+        return values.new_zeros(self.count, *values.shape[1:]).index_add(0, self.index, values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +118,8 @@ class NormalForm:
     def to(self, like: Tensor) -> NormalForm:
         """The same form for computing only (sizes dropped), on the device and in the dtype of a tensor."""
         layers = tuple(
-            Layer(layer.name, _moved(layer.v, like), layer.alpha.to(like), layer.beta.to(like)) for layer in self.layers
+            replace(layer, v=_moved(layer.v, like), alpha=layer.alpha.to(like), beta=layer.beta.to(like))
+            for layer in self.layers
         )
         return NormalForm(self.inputs, layers, _moved(self.output, like))
 

@@ -75,7 +75,7 @@ class _Proof:
         self._subtract_gram(form.output, None)
         rounded = [2 * form.output.roundings + _rows(form.output) + 4]
         for layer in form.layers:
-            lam = multipliers[layer.name].detach().cpu().numpy()
+            lam = layer.spread(multipliers[layer.name].detach().cpu()).numpy()
             self.valid &= bool(np.all(np.isfinite(lam)) and np.all(lam >= 0.0))
             alpha, beta = layer.alpha.numpy(), layer.beta.numpy()
             self._diagonal(layer.name, 2.0 * lam)

@@ -139,7 +139,7 @@ class _Descent:
 
 
 def _named(form: NormalForm, lam: Tensor) -> dict[str, Tensor]:
-    pieces = lam.split([len(layer.alpha) for layer in form.layers])
+    pieces = lam.split([layer.count for layer in form.layers])
     return {layer.name: piece for layer, piece in zip(form.layers, pieces, strict=True)}
 
 
@@ -159,5 +159,6 @@ def _evaluate(form: NormalForm, theta: Tensor, t: float) -> tuple[float, Tensor,
     powers = t * (w / top).log()
     value = float(torch.log(values[-1]) + torch.logsumexp(powers, 0) / t)
     weight = torch.softmax(powers, 0) / w
-    slopes = torch.cat([-2.0 * (product @ weight) for product in maximise(x)])
+    products = zip(form.layers, maximise(x), strict=True)
+    slopes = torch.cat([-2.0 * layer.gather(product @ weight) for layer, product in products])
     return value, slopes * lam, top

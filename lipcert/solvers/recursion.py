@@ -57,7 +57,7 @@ class Recursion:
         return Solution(found, rho, 0.0, 0, repr(self))
 
     def _choose(self, layer: Layer, own: Tensor, across: Mapping[str, Tensor]) -> Tensor:
-        one = torch.ones_like(layer.alpha)
+        one = layer.alpha.new_ones(layer.count)
         values, vectors = torch.linalg.eigh(own)
         top = float(values[-1])
         scale = max([top, *(float(block.abs().max()) for block in across.values())])
@@ -73,7 +73,7 @@ class Recursion:
         ratio = (layer.alpha + layer.beta).abs() / (layer.beta - layer.alpha).clamp_min(1e-9)
         base = 0.5 * (1.0 + ratio)
         if not bool((base == 1.0).all()):
-            return (top * base).clamp_min(0.55 * top)
+            return torch.maximum(top * _largest(layer, base), 0.55 * top * one)
         best, least = top, float("inf")
         for factor in self.factors:
             c = factor * top
@@ -82,6 +82,13 @@ class Recursion:
             if judged < least:
                 best, least = c, judged
         return one * best
+
+
+def _largest(layer: Layer, values: Tensor) -> Tensor:
+    """The largest of the values of the neurons that share a multiplier."""
+    if layer.index is None:
+        return values
+    return values.new_zeros(layer.count).scatter_reduce(0, layer.index, values, "amax")
 
 
 def _or_zero(block: Tensor | None, other: Tensor | None) -> Tensor:
