@@ -1,18 +1,27 @@
 """The incremental quadratic constraint of a network: normal form, elimination, proof. Floor 2."""
 
-from lipcert.lmi.elimination import eliminate, tighten
-from lipcert.lmi.normal_form import Layer, Multipliers, NormalForm, Signal, normal_form, reduced
+from lipcert.lmi.dual import dual_value, feasible, linear_path, multipliers_of, vectors_of
+from lipcert.lmi.elimination import Factors, eliminate, factorise, tighten
+from lipcert.lmi.normal_form import Layer, Multipliers, NormalForm, Signal, normal_form, reduced, rescaled
 from lipcert.lmi.proof import holds, prove
 
 __all__ = [
+    "Factors",
     "Layer",
     "Multipliers",
     "NormalForm",
     "Signal",
+    "dual_value",
     "eliminate",
+    "factorise",
+    "feasible",
     "holds",
+    "linear_path",
+    "multipliers_of",
     "normal_form",
     "prove",
     "reduced",
+    "rescaled",
     "tighten",
+    "vectors_of",
 ]

@@ -7,7 +7,8 @@ For multipliers :math:`\Lambda_k \ge 0` the incremental constraint asks for the 
 
 The right side is concave in the last :math:`\delta u_k` if :math:`S_k = 2 \Lambda_k - G_{kk} \succ 0`; its maximum is
 a quadratic form in the variables before. For a chain this is a block Cholesky factorisation, linear in the depth.
-Everything is differentiable in the multipliers.
+Everything is differentiable in the multipliers. Blocks may be complex and may carry batch dimensions in front: one
+constraint for each entry of the batch, all with the same multipliers and the same :math:`\rho`.
 
 References:
     | Efficient and accurate estimation of Lipschitz constants for deep neural networks (Fazlyab et al., 2019)
@@ -17,11 +18,12 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lipcert.lmi.normal_form import INPUT, Layer, Multipliers, NormalForm
+from lipcert.lmi.normal_form import INPUT, Layer, Multipliers, NormalForm, total
 
 Quadratic = dict[tuple[str, str], Tensor]
 """A symmetric matrix over the variables, by blocks; a missing block is zero."""
@@ -47,7 +49,7 @@ def eliminate(form: NormalForm, choose: Choice, keep: Keep = _forget) -> Tensor 
         keep: Told of every factor.
 
     Returns:
-        ``(inputs, inputs)``.
+        ``(..., inputs, inputs)``.
     """
     names = [INPUT, *(layer.name for layer in form.layers)]
     G: Quadratic = {}
@@ -55,12 +57,13 @@ def eliminate(form: NormalForm, choose: Choice, keep: Keep = _forget) -> Tensor 
     for position in range(len(form.layers), 0, -1):
         layer = form.layers[position - 1]
         size = len(layer.alpha)
+        like = next(iter(layer.v.blocks.values()), layer.alpha)
         own = G.get((layer.name, layer.name))
-        own = layer.alpha.new_zeros(size, size) if own is None else own
+        own = like.new_zeros(size, size) if own is None else own
         across = {a: G[layer.name, a] for a in names[:position] if (layer.name, a) in G}
         lam = layer.spread(choose(layer, own, across))
-        L, failed = torch.linalg.cholesky_ex(torch.diag(2.0 * lam) - own)
-        if bool(failed):
+        L, failed = torch.linalg.cholesky_ex(torch.diag_embed(2.0 * lam) - own)
+        if bool(failed.any()):
             return None
         G = {pair: block for pair, block in G.items() if layer.name not in pair}
         weight = -2.0 * layer.alpha * layer.beta * lam
@@ -74,33 +77,51 @@ def eliminate(form: NormalForm, choose: Choice, keep: Keep = _forget) -> Tensor 
         keep(layer.name, (L, halves))
         _add_gram(G, halves)
     found = G.get((INPUT, INPUT))
-    return torch.zeros(form.inputs, form.inputs, dtype=torch.float64) if found is None else found
+    return form.zeros(form.inputs, form.inputs) if found is None else found
 
 
-def factorise(form: NormalForm, multipliers: Multipliers) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]] | None:
-    """`eliminate`, and what its maximisers do: for inputs ``(inputs, r)`` the products ``(u - alpha v)(u - beta v)``.
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """An elimination that succeeded.
 
-    Returns:
-        The matrix on the input, and a function from inputs to one tensor ``(size, r)`` per layer, in order; ``None``
-        if the multipliers are not feasible.
+    Attributes:
+        form: What was eliminated.
+        G: What is left on the input, ``(..., inputs, inputs)``.
+        rows: For every layer the factor L of its pivot and ``L^-1 B`` by blocks: the maximiser is
+            ``u = L^-H sum of (L^-1 B) z``.
     """
-    factors: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
-    G = eliminate(form, lambda layer, own, across: multipliers[layer.name], keep=factors.__setitem__)
-    if G is None:
-        return None
 
-    def maximise(x: Tensor) -> list[Tensor]:
-        z, products = {INPUT: x}, []
-        for layer in form.layers:
-            L, blocks = factors[layer.name]
-            right = sum((block @ z[name] for name, block in blocks.items()), torch.zeros(len(L), x.shape[1]).to(x))
-            u = torch.linalg.solve_triangular(L.mT, right, upper=True)
-            v = sum((block @ z[name] for name, block in layer.v.blocks.items()), torch.zeros_like(u))
-            products.append((u - layer.alpha[:, None] * v) * (u - layer.beta[:, None] * v))
-            z[layer.name] = u
-        return products
+    form: NormalForm
+    G: Tensor
+    rows: Mapping[str, tuple[Tensor, Mapping[str, Tensor]]]
 
-    return G, maximise
+    def maximise(self, x: Tensor) -> dict[str, Tensor]:
+        """For inputs ``(..., inputs, r)`` the activations that maximise the form, with the input itself."""
+        z = {INPUT: x}
+        for layer in self.form.layers:
+            L, blocks = self.rows[layer.name]
+            if not blocks:
+                z[layer.name] = x.new_zeros(*x.shape[:-2], len(layer.alpha), x.shape[-1])
+                continue
+            right = total(block @ z[name] for name, block in blocks.items())
+            z[layer.name] = torch.linalg.solve_triangular(L.mH, right, upper=True)
+        return z
+
+    def products(self, x: Tensor) -> list[Tensor]:
+        """``(u - alpha v)(u - beta v)`` at the maximisers, one tensor ``(..., size, r)`` per layer, in order."""
+        z = self.maximise(x)
+        found = []
+        for layer in self.form.layers:
+            u, v = z[layer.name], layer.v.value(z, len(layer.alpha))
+            found.append(((u - layer.alpha[:, None] * v).conj() * (u - layer.beta[:, None] * v)).real)
+        return found
+
+
+def factorise(form: NormalForm, multipliers: Multipliers) -> Factors | None:
+    """`eliminate`, with what the maximisers need; ``None`` if the multipliers are not feasible."""
+    rows: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
+    G = eliminate(form, lambda layer, own, across: multipliers[layer.name], keep=rows.__setitem__)
+    return None if G is None else Factors(form, G, rows)
 
 
 def tighten(form: NormalForm, multipliers: Multipliers) -> float:
@@ -117,12 +138,12 @@ def tighten(form: NormalForm, multipliers: Multipliers) -> float:
         9.0
     """
     G = eliminate(form, lambda layer, own, across: multipliers[layer.name])
-    return float("inf") if G is None else max(0.0, float(torch.linalg.eigvalsh(G)[-1]))
+    return float("inf") if G is None else max(0.0, float(torch.linalg.eigvalsh(G)[..., -1].max()))
 
 
 def _add_gram(G: Quadratic, blocks: Mapping[str, Tensor], weight: Tensor | None = None) -> None:
     for a, left in blocks.items():
         scaled = left if weight is None else weight[:, None] * left
         for b, right in blocks.items():
-            product = scaled.mT @ right
+            product = scaled.mH @ right
             G[a, b] = G[a, b] + product if (a, b) in G else product

@@ -11,8 +11,9 @@ signal is a matrix for each variable it reads.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,6 +52,13 @@ class Signal:
     def magnitudes(self) -> Mapping[str, Tensor]:
         """``sizes``, which for exact entries are their moduli."""
         return {name: block.abs() for name, block in self.blocks.items()} if self.sizes is None else self.sizes
+
+    def value(self, z: Mapping[str, Tensor], size: int) -> Tensor:
+        """The signal ``(..., size, r)`` of variables ``(..., width, r)``."""
+        if not self.blocks:
+            some = next(iter(z.values()))
+            return some.new_zeros(*some.shape[:-2], size, some.shape[-1])
+        return total(block @ z[name] for name, block in self.blocks.items())
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +115,12 @@ class NormalForm:
         """The number of scalar activations."""
         return sum(len(layer.alpha) for layer in self.layers)
 
+    def zeros(self, *shape: int) -> Tensor:
+        """Zeros of the dtype and on the device of the form."""
+        signals = [*(layer.v for layer in self.layers), self.output]
+        blocks = [block for signal in signals for block in signal.blocks.values()]
+        return blocks[0].new_zeros(shape) if blocks else torch.zeros(shape, dtype=torch.float64)
+
     def columns(self) -> dict[str, slice]:
         """Where each variable stands in z: the input first, then the activations in order."""
         places, end = {INPUT: slice(0, self.inputs)}, self.inputs
@@ -122,6 +136,11 @@ class NormalForm:
             for layer in self.layers
         )
         return NormalForm(self.inputs, layers, _moved(self.output, like))
+
+
+def total(parts: Iterable[Tensor]) -> Tensor:
+    """The sum of at least one tensor."""
+    return functools.reduce(torch.add, parts)
 
 
 def normal_form(graph: Graph, source: str | None = None, target: str | None = None) -> NormalForm:
@@ -198,25 +217,40 @@ def reduced(form: NormalForm) -> NormalForm:
     output = _fewer_rows(form.output)
     readers = [layer.v for layer in form.layers] + [output]
     blocks = [signal.blocks[INPUT] for signal in readers if INPUT in signal.blocks]
-    if not blocks or sum(len(block) for block in blocks) >= form.inputs:
+    if not blocks or sum(block.shape[-2] for block in blocks) >= form.inputs:
         return NormalForm(form.inputs, form.layers, output)
-    factor = torch.linalg.qr(torch.cat(blocks).mT, mode="r").R.mT
-    pieces = iter(factor.split([len(block) for block in blocks]))
+    factor = torch.linalg.qr(torch.cat(blocks, -2).mH, mode="r").R.mH
+    pieces = iter(factor.split([block.shape[-2] for block in blocks], dim=-2))
     signals = [
         Signal({**signal.blocks, INPUT: next(pieces)}) if INPUT in signal.blocks else signal for signal in readers
     ]
     layers = tuple(replace(layer, v=signal) for layer, signal in zip(form.layers, signals[:-1], strict=True))
-    return NormalForm(factor.shape[1], layers, signals[-1])
+    return NormalForm(factor.shape[-1], layers, signals[-1])
+
+
+def rescaled(form: NormalForm, multipliers: Multipliers, rho: float) -> NormalForm:
+    """The same constraint in variables in which ``rho`` and all multipliers become ones. For computing only."""
+    root = {INPUT: form.zeros(form.inputs).real + rho**0.5}
+    root |= {layer.name: layer.spread(multipliers[layer.name]).sqrt() for layer in form.layers}
+
+    def scaled(signal: Signal, rows: Tensor | None) -> Signal:
+        blocks = {name: block / root[name] for name, block in signal.blocks.items()}
+        return Signal(blocks if rows is None else {name: rows[:, None] * block for name, block in blocks.items()})
+
+    layers = tuple(replace(layer, v=scaled(layer.v, root[layer.name])) for layer in form.layers)
+    return NormalForm(form.inputs, layers, scaled(form.output, None))
 
 
 def _fewer_rows(signal: Signal) -> Signal:
     names = list(signal.blocks)
-    joined = torch.cat([signal.blocks[name] for name in names], dim=1)
-    if joined.shape[0] <= joined.shape[1]:
+    if not names:
+        return signal
+    joined = torch.cat([signal.blocks[name] for name in names], dim=-1)
+    if joined.shape[-2] <= joined.shape[-1]:
         return signal
     R = torch.linalg.qr(joined, mode="r").R
-    widths = [signal.blocks[name].shape[1] for name in names]
-    return Signal(dict(zip(names, R.split(widths, dim=1), strict=True)))
+    widths = [signal.blocks[name].shape[-1] for name in names]
+    return Signal(dict(zip(names, R.split(widths, dim=-1), strict=True)))
 
 
 def _scaled(signal: Signal, node: Activation) -> Signal:

@@ -3,7 +3,8 @@
 from lipcert.solvers.auto import Auto
 from lipcert.solvers.first_order import FirstOrder
 from lipcert.solvers.interior_point import InteriorPoint
+from lipcert.solvers.low_rank import LowRank
 from lipcert.solvers.recursion import Recursion
 from lipcert.solvers.solution import Progress, Solution, Solver
 
-__all__ = ["Auto", "FirstOrder", "InteriorPoint", "Progress", "Recursion", "Solution", "Solver"]
+__all__ = ["Auto", "FirstOrder", "InteriorPoint", "LowRank", "Progress", "Recursion", "Solution", "Solver"]

@@ -1,11 +1,12 @@
 r"""A primal-dual interior-point method that uses the constraint's rank-2 structure. Floor 2.
 
 Minimise :math:`\rho` over :math:`(\rho, \lambda)` with :math:`\lambda \ge 0` and
-:math:`S = \rho E_x - Y^T Y + \sum_j \lambda_j (p_j q_j^T + q_j p_j^T) \succeq 0`; the partner maximises
-:math:`\langle Y^T Y, X \rangle` over :math:`X \succeq 0` with :math:`\operatorname{tr} X_{xx} = 1` and
-:math:`\langle p_j q_j^T + q_j p_j^T, X \rangle \le 0`. With P, Q the stacked rows, the Schur complement of the HKM
-direction is four entrywise products of N x N matrices, so an iteration costs a handful of dense products, no modelling
-layer. Every iterate is feasible: stopping early costs tightness, never validity.
+:math:`S = \rho E_x - Y^H Y + \sum_j \lambda_j (p_j q_j^H + q_j p_j^H) \succeq 0`; the partner maximises
+:math:`\langle Y^H Y, X \rangle` over :math:`X \succeq 0` with :math:`\operatorname{tr} X_{xx} = 1` and
+:math:`\langle p_j q_j^H + q_j p_j^H, X \rangle \le 0`. With P, Q the stacked rows, the Schur complement of the HKM
+direction is four entrywise products of N x N matrices; S is factorised and inverted layer by layer; what is left are
+two products of dense matrices. Every iterate is feasible: stopping early costs tightness, never validity. The partner
+gives a bound from below in every iteration (`lipcert.lmi.dual`), so the gap is known.
 
 References:
     | An interior-point method for semidefinite programming (Helmberg, Rendl, Vanderbei, Wolkowicz, 1996)
@@ -15,15 +16,18 @@ References:
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lipcert.lmi import Multipliers, NormalForm, reduced, tighten
-from lipcert.solvers.pencil import Pencil, pencil
+from lipcert.lmi import Factors, Multipliers, NormalForm, reduced, tighten
+from lipcert.solvers.pencil import Pencil, Rows, pencil
 from lipcert.solvers.recursion import Recursion
 from lipcert.solvers.solution import Progress, Solution, silent
+
+_SPREAD = 1e3
+"""Ratio of the scaled unknowns above which the problem is scaled anew."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,6 @@ class InteriorPoint:
         gap: Relative gap of the bound K at which to stop.
         iterations: Most iterations.
         seconds: Time after which the best multipliers so far are returned.
-        spread: Ratio of the scaled unknowns above which the problem is scaled anew.
 
     Example:
         >>> from lipcert import trace
@@ -49,7 +52,6 @@ class InteriorPoint:
     gap: float = 1e-6
     iterations: int = 100
     seconds: float = float("inf")
-    spread: float = 100.0
 
     def __call__(self, form: NormalForm, start: Multipliers | None = None, progress: Progress = silent) -> Solution:
         """Multipliers for a form, from strictly feasible ones (the closed form's unless given)."""
@@ -59,134 +61,223 @@ class InteriorPoint:
         rho = tighten(small, given)
         if form.neurons == 0 or not 0.0 < rho < float("inf"):
             return Solution(given, rho, 0.0, 0, f"{self!r}: nothing to improve")
-        state = _State(pencil(small, given, 1.05 * rho))
+        state = _begin(pencil(small, given, 1.05 * rho))
         why, count = "iteration limit", 0
-        for count in range(1, self.iterations + 1):
+        while state is not None and count < self.iterations:
             if time.monotonic() - begun > self.seconds:
                 why = "time limit"
                 break
-            if state.spread() > self.spread:
-                state.rescale(small)
-            moved = state.step()
-            progress(count, state.rho(), state.dual)
-            if state.rho() - state.dual <= 2.0 * self.gap * state.rho():
+            count += 1
+            moved = _step(_rescaled(state, small))
+            state = state if moved is None else moved
+            progress(count, state.rho, state.dual)
+            if state.rho - state.dual <= 2.0 * self.gap * state.rho:
                 why = "gap reached"
                 break
-            if not moved:
+            if moved is None:
                 why = "no further progress"
                 break
-        multipliers = state.multipliers()
+        if state is None:
+            return Solution(given, rho, 0.0, 0, f"{self!r}: no interior")
+        multipliers = state.problem.multipliers(state.y[1:])
         found = tighten(small, multipliers)
         if not found <= rho:
             multipliers, found = dict(given), rho
         return Solution(multipliers, found, min(state.dual, found), count, f"{self!r}: {why}")
 
 
+@dataclass(frozen=True, eq=False)
 class _State:
-    """The iterate: rho and lambda with the factor of S, the partner X and the multipliers s of lambda >= 0."""
+    """An iterate.
 
-    def __init__(self, problem: Pencil) -> None:
-        self.problem = problem
-        self.y = torch.cat([problem.rho.reshape(1), problem.lam])
-        self.L = torch.linalg.cholesky(problem.matrix(self.y))
-        Z = torch.cholesky_inverse(self.L)
-        self.X = Z / Z.diagonal()[: problem.inputs].sum()
-        self.LX = torch.linalg.cholesky(self.X)
-        mu = 1.0 / float(Z.diagonal()[: problem.inputs].sum())
-        self.s = mu / self.y[1:]
-        self.dual = 0.0
+    Attributes:
+        problem: The scaled problem.
+        y: ``(rho, lambda)``.
+        factors: The elimination at y.
+        X: The partner.
+        L: Its factor.
+        s: The multipliers of ``lambda >= 0``.
+        dual: The best bound from below so far, in the network's own scale.
+    """
 
-    def spread(self) -> float:
-        """How far the scaled unknowns have moved from ones."""
-        return float(self.y.max() / self.y.min())
+    problem: Pencil
+    y: Tensor
+    factors: tuple[Factors, Tensor]
+    X: Tensor
+    L: Tensor
+    s: Tensor
+    dual: float
 
-    def rescale(self, form: NormalForm) -> None:
-        """Scale the problem so that the present unknowns are ones."""
-        old, new = self.problem, pencil(form, self.multipliers(), self.rho())
-        ones = torch.ones_like(self.y)
-        L, failed = torch.linalg.cholesky_ex(new.matrix(ones))
-        if bool(failed):
-            return
-        ratio = new.root / old.root
-        size = float(ratio[0])
-        self.problem, self.L = new, L
-        self.X = (ratio[:, None] / size) * self.X * (ratio / size)
-        self.LX = ratio[:, None] / size * self.LX
-        self.s = self.s * self.y[1:] / self.y[0]
-        self.y = ones
-
+    @property
     def rho(self) -> float:
         """The squared bound, in the network's own scale."""
         return float(self.y[0]) * self.problem.unit
 
-    def multipliers(self) -> dict[str, Tensor]:
-        """The iterate's multipliers, in the network's own scale."""
-        return self.problem.named(self.y[1:])
 
-    def step(self) -> bool:
-        """One predictor-corrector step; whether it moved."""
-        problem, y, X, s = self.problem, self.y, self.X, self.s
-        lam = y[1:]
-        Z = torch.cholesky_inverse(self.L)
-        M, trace = problem.schur(X, Z)
-        M.diagonal()[1:] += s / lam
-        mu = float((X * problem.matrix(y)).sum() + s @ lam) / (len(X) + len(lam))
-        factor, failed = torch.linalg.cholesky_ex(M)
-        if bool(failed):
-            M.diagonal().mul_(1.0 + 1e-12)
-            factor, failed = torch.linalg.cholesky_ex(M)
-        if bool(failed) or not mu > 0.0:
-            return False
+def _begin(problem: Pencil) -> _State | None:
+    y = problem.alpha.new_ones(sum(problem.counts) + 1)
+    factors = problem.factors(y)
+    if factors is None:
+        return None
+    Z = problem.inverse(factors)
+    mu = 1.0 / Z[..., : problem.inputs, : problem.inputs].diagonal(dim1=-2, dim2=-1).real.sum()
+    L, failed = torch.linalg.cholesky_ex(mu * Z)
+    return None if bool(failed.any()) else _State(problem, y, factors, mu * Z, L, mu / y[1:], 0.0)
 
-        def direction(target: float, inner: Tensor | None, own: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-            right = target * torch.cat([trace[:1], trace[1:] + 1.0 / lam])
-            right[0] -= 1.0
-            if inner is not None and own is not None:
-                right -= problem.traces(inner)
-                right[1:] -= own / lam
-            dy = torch.cholesky_solve(right[:, None], factor)[:, 0]
-            T = problem.times_direction(X, dy) @ Z
-            if inner is not None:
-                T = T + inner
-            dX = target * Z - X - 0.5 * (T + T.mT)
-            ds = target / lam - s - s * dy[1:] / lam - (0.0 if own is None else own / lam)
-            return dy, dX, ds
 
-        dy, dX, ds = direction(0.0, None, None)
-        a, b = self._steps(dy, dX, ds, 1.0)
-        S_new = problem.matrix(y + a * dy)
-        mu_new = float(((X + b * dX) * S_new).sum() + (s + b * ds) @ (lam + a * dy[1:])) / (len(X) + len(lam))
-        sigma = min(1.0, max(1e-6, (max(mu_new, 0.0) / mu) ** 2 if min(a, b) > 0.1 else 0.5))
-        dy, dX, ds = direction(sigma * mu, problem.times_direction(dX, dy) @ Z, ds * dy[1:])
-        a, b = self._steps(dy, dX, ds, 0.95 if min(a, b) < 0.9 else 0.98)
-        return self._move(dy, dX, ds, a, b)
+def _rescaled(state: _State, form: NormalForm) -> _State:
+    """The state in the scale in which its unknowns are ones, if they have moved far from them."""
+    old, y = state.problem, state.y
+    if float(y.max() / y.min()) <= _SPREAD:
+        return state
+    new = pencil(form, old.multipliers(y[1:]), state.rho)
+    ones = torch.ones_like(y)
+    factors = new.factors(ones)
+    if factors is None:
+        return state
+    root = torch.cat([y.new_ones(old.inputs), (old.spread(y[1:]) / y[0]).sqrt()])
+    L = root[:, None] * state.L
+    X = root[:, None] * state.X * root
+    return replace(state, problem=new, y=ones, factors=factors, X=X, L=L, s=state.s * y[1:] / y[0])
 
-    def _steps(self, dy: Tensor, dX: Tensor, ds: Tensor, short: float) -> tuple[float, float]:
-        """How far the two sides may go."""
-        dS = self.problem.matrix(dy, constant=0.0)
-        a = min(_longest(self.L, dS), _ratio(self.y[1:], dy[1:]))
-        b = min(_longest(self.LX, dX), _ratio(self.s, ds))
-        return min(1.0, short * a), min(1.0, short * b)
 
-    def _move(self, dy: Tensor, dX: Tensor, ds: Tensor, a: float, b: float) -> bool:
-        for _ in range(12):
-            L, failed = torch.linalg.cholesky_ex(self.problem.matrix(self.y + a * dy))
+@dataclass(frozen=True, eq=False)
+class _Direction:
+    dy: Tensor
+    dX: Tensor
+    ds: Tensor
+    rows: Rows
+
+
+class _Newton:
+    """The linear system of one iteration."""
+
+    def __init__(self, state: _State) -> None:
+        problem = state.problem
+        self.state = state
+        self.Z = problem.inverse(state.factors)
+        self.rows_X, self.rows_Z = problem.rows(state.X), problem.rows(self.Z)
+        M, self.trace = problem.schur(state.X, self.rows_X, self.Z, self.rows_Z)
+        if problem.bounded:
+            M.diagonal()[1:] += state.s / state.y[1:]
+        self.root = M.diagonal().clamp_min(1e-300).sqrt()
+        scaled = M / self.root[:, None] / self.root
+        self.factor, failed = torch.linalg.cholesky_ex(scaled)
+        for shift in (1e-14, 1e-12, 1e-10):
             if not bool(failed):
                 break
-            a *= 0.7
-        else:
-            return False
-        for _ in range(12):
-            LX, bad = torch.linalg.cholesky_ex(self.X + b * dX)
-            if not bool(bad):
-                break
-            b *= 0.7
-        else:
-            return False
-        self.y, self.L = self.y + a * dy, L
-        self.X, self.LX, self.s = self.X + b * dX, LX, self.s + b * ds
-        self.dual = max(self.dual, self.problem.dual(self.X, self.y) * self.problem.unit)
-        return max(a, b) > 1e-6
+            shifted = scaled + shift * torch.eye(len(scaled), dtype=scaled.dtype, device=scaled.device)
+            self.factor, failed = torch.linalg.cholesky_ex(shifted)
+        self.solvable = not bool(failed) and bool(torch.isfinite(M).all())
+
+    def complementarity(self, along: tuple[float, float], direction: _Direction | None) -> float:
+        """The inner product of both sides, after steps along a direction."""
+        problem, state = self.state.problem, self.state
+        y, X, rows, s = state.y, state.X, self.rows_X, state.s
+        product = _pairing(problem, y, X, rows, 1.0)
+        if direction is not None:
+            a, b = along
+            product = (
+                product
+                + a * _pairing(problem, direction.dy, X, rows, 0.0)
+                + b * _pairing(problem, y, direction.dX, direction.rows, 1.0)
+                + a * b * _pairing(problem, direction.dy, direction.dX, direction.rows, 0.0)
+            )
+            y, s = y + a * direction.dy, s + b * direction.ds
+        return product + (float(s @ y[1:]) if problem.bounded else 0.0)
+
+    def direction(self, target: float, predicted: _Direction | None) -> _Direction:
+        """The HKM direction towards ``X S = target I``, with the second-order term of a predicted one."""
+        problem, state, lam = self.state.problem, self.state, self.state.y[1:]
+        right = target * self.trace
+        right[0] -= 1.0
+        own = torch.zeros_like(lam)
+        inner = None
+        if predicted is not None:
+            inner = problem.direction_times(predicted.dy, predicted.dX, predicted.rows)
+            right -= problem.cross_traces(inner.mH, self.Z, self.rows_Z)
+            own = predicted.ds * predicted.dy[1:]
+        if problem.bounded:
+            right[1:] += (target - own) / lam
+        dy = torch.cholesky_solve((right / self.root)[:, None], self.factor)[:, 0] / self.root
+        T = problem.direction_times(dy, state.X, self.rows_X)
+        T = (T if inner is None else T + inner).mH @ self.Z
+        dX = target * self.Z - state.X - 0.5 * (T + T.mH)
+        ds = (target - own - state.s * dy[1:]) / lam - state.s
+        return _Direction(dy, dX, ds, problem.rows(dX))
+
+
+def _pairing(problem: Pencil, y: Tensor, M: Tensor, rows: Rows, constant: float) -> float:
+    """``<S(y), M>``, or of the linear part for ``constant=0``."""
+    found = float(y @ problem.traces(M, rows))
+    return found - constant * float((problem.gram.conj() * M).real.sum()) if constant else found
+
+
+def _step(state: _State) -> _State | None:
+    """One predictor-corrector step; ``None`` if nothing moves."""
+    newton = _Newton(state)
+    if not newton.solvable:
+        return None
+    problem = state.problem
+    size = len(state.X.flatten(0, -2)) + (len(state.s) if problem.bounded else 0)
+    mu = newton.complementarity((0.0, 0.0), None) / size
+    predicted = newton.direction(0.0, None)
+    a, b = _lengths(state, predicted, 1.0)
+    after = newton.complementarity((a, b), predicted) / size
+    sigma = min(1.0, max(1e-6, (max(after, 0.0) / mu) ** 2 if min(a, b) > 0.1 else 0.5))
+    found = newton.direction(sigma * mu, predicted)
+    a, b = _lengths(state, found, 0.9 if min(a, b) < 0.9 else 0.95)
+    return _moved(state, found, a, b)
+
+
+def _lengths(state: _State, found: _Direction, short: float) -> tuple[float, float]:
+    """How far the two sides may go, at most 1."""
+    a = short * _feasible(state, found.dy, 1.0 / short)
+    b = short * _longest(state.L, found.dX)
+    if state.problem.bounded:
+        a, b = min(a, short * _ratio(state.y[1:], found.dy[1:])), min(b, short * _ratio(state.s, found.ds))
+    return min(1.0, a), min(1.0, b)
+
+
+def _feasible(state: _State, dy: Tensor, most: float) -> float:
+    """About the largest step up to ``most`` that keeps ``S > 0``: an elimination tells, and costs little."""
+    y, factors = state.y, state.problem.factors
+    step = most
+    for _ in range(30):
+        if factors(y + step * dy) is not None:
+            break
+        step *= 0.5
+    else:
+        return 0.0
+    above = min(most, 2.0 * step)
+    for _ in range(4 if above > step else 0):
+        middle = 0.5 * (step + above)
+        step, above = (middle, above) if factors(y + middle * dy) is not None else (step, middle)
+    return step
+
+
+def _moved(state: _State, found: _Direction, a: float, b: float) -> _State | None:
+    problem = state.problem
+    for _ in range(12):
+        y = state.y + a * found.dy
+        factors = problem.factors(y)
+        if factors is not None:
+            break
+        a *= 0.7
+    else:
+        return None
+    for _ in range(12):
+        X = state.X + b * found.dX
+        L, failed = torch.linalg.cholesky_ex(X)
+        if not bool(failed.any()):
+            break
+        b *= 0.7
+    else:
+        return None
+    if max(a, b) <= 1e-6:
+        return None
+    dual = max(state.dual, problem.dual(L) * problem.unit)
+    return replace(state, y=y, factors=factors, X=X, L=L, s=state.s + b * found.ds, dual=dual)
 
 
 def _ratio(value: Tensor, change: Tensor) -> float:
@@ -194,30 +285,34 @@ def _ratio(value: Tensor, change: Tensor) -> float:
     return float((value[falling] / -change[falling]).min()) if bool(falling.any()) else float("inf")
 
 
-def _longest(L: Tensor, D: Tensor, steps: int = 30) -> float:
-    """About the largest a with ``L L' + a D >= 0``: Lanczos on ``L^-1 D L^-T`` with full reorthogonalisation."""
-    n = len(L)
-    if n <= 200:
+def _longest(L: Tensor, D: Tensor, steps: int = 25) -> float:
+    """About the largest b with ``L L^H + b D >= 0``: Lanczos on ``L^-1 D L^-H`` with full reorthogonalisation."""
+    n = L.shape[-1]
+    if n <= 100:
         inner = torch.linalg.solve_triangular(L, D, upper=False)
-        least = float(torch.linalg.eigvalsh(torch.linalg.solve_triangular(L, inner.mT, upper=False))[0])
+        least = float(torch.linalg.eigvalsh(torch.linalg.solve_triangular(L, inner.mH, upper=False))[..., 0].min())
         return -1.0 / least if least < 0.0 else float("inf")
-    angle = torch.arange(1, n + 1, dtype=L.dtype, device=L.device)
-    v = 1.0 + 0.5 * torch.cos(0.7 * angle * angle)
-    basis, alphas, betas = [v / v.norm()], [], []
+    angle = torch.arange(1, n + 1, dtype=L.real.dtype, device=L.device)
+    v = (1.0 + 0.5 * torch.cos(0.7 * angle * angle)).to(L.dtype).expand(*L.shape[:-2], n)[..., None]
+    Q = v / _norm(v)
+    alphas, betas = [], []
     for _ in range(min(steps, n)):
-        w = torch.linalg.solve_triangular(L.mT, basis[-1][:, None], upper=True)
-        w = torch.linalg.solve_triangular(L, D @ w, upper=False)[:, 0]
-        alphas.append(w @ basis[-1])
-        Q = torch.stack(basis)
-        w = w - Q.mT @ (Q @ w)
-        w = w - Q.mT @ (Q @ w)
-        betas.append(w.norm())
-        if float(betas[-1]) < 1e-12 * float(alphas[0].abs() + 1e-300):
+        w = torch.linalg.solve_triangular(L.mH, Q[..., -1:], upper=True)
+        w = torch.linalg.solve_triangular(L, D @ w, upper=False)
+        alphas.append((Q[..., -1:].mH @ w).real[..., 0, 0])
+        w = w - Q @ (Q.mH @ w)
+        w = w - Q @ (Q.mH @ w)
+        betas.append(_norm(w)[..., 0, 0])
+        if float(betas[-1].max()) < 1e-12 * float(alphas[0].abs().max() + 1e-300):
             break
-        basis.append(w / betas[-1])
-    T = torch.diag(torch.stack(alphas))
-    off = torch.stack(betas)[:-1]
-    T += torch.diag(off, 1) + torch.diag(off, -1)
+        Q = torch.cat([Q, w / _norm(w).clamp_min(1e-300)], dim=-1)
+    T = torch.diag_embed(torch.stack(alphas, -1))
+    off = torch.stack(betas, -1)[..., :-1]
+    T = T + torch.diag_embed(off, 1) + torch.diag_embed(off, -1)
     values, vectors = torch.linalg.eigh(T)
-    least = float(values[0]) - float(betas[-1] * vectors[-1, 0].abs())
+    least = float((values[..., 0] - betas[-1] * vectors[..., -1, 0].abs()).min())
     return -1.0 / least if least < 0.0 else float("inf")
+
+
+def _norm(v: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(v, dim=(-2, -1), keepdim=True)

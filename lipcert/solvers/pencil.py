@@ -1,158 +1,247 @@
-r"""The constraint's matrix as a function of the unknowns, in a scale where the start is near one. Floor 2.
+r"""The constraint's matrix as a function of the unknowns, in a scale where the start is one. Floor 2.
 
-:math:`S(\rho, \lambda) = \rho E_x - Y^T Y + \sum_j \lambda_j (p_j q_j^T + q_j p_j^T)` with the rows
+:math:`S(\rho, \lambda) = \rho E_x - Y^H Y + \sum_j \lambda_j (p_j q_j^H + q_j p_j^H)` with the rows
 :math:`p_j = e_j - \alpha_j v_j`, :math:`q_j = e_j - \beta_j v_j`. V is kept by blocks, so that products with it cost
-what the network's own layers cost.
+what the network's own layers cost. Matrices may be complex and carry batch dimensions in front; unknowns are real and
+shared by the batch, and inner products are sums over it.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lipcert.lmi import Multipliers, NormalForm
+from lipcert.lmi import Factors, Multipliers, NormalForm, dual_value, eliminate, rescaled
+from lipcert.lmi.dual import directions_of
+
+Rows = tuple[Tensor, Tensor]
+"""``P M`` and ``Q M`` of a matrix M."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pencil:
-    """The scaled problem.
+    """The scaled problem; the unknowns are ``y = (rho, lambda)``.
 
     Attributes:
-        inputs: Size of the x part.
-        blocks: V by blocks: rows (a range of neurons), columns (a range of z), matrix.
-        gram: ``Y' Y``, ``(n, n)``.
+        form: The network in the scale in which the start is ones.
+        columns: Where each variable stands in z.
+        neurons: Where each layer's neurons stand among all neurons.
+        counts: How many multipliers each layer has.
+        index: For every neuron the number of its multiplier, ``(N,)``; ``None`` if each has its own.
         alpha: Slopes from below, ``(N,)``.
         beta: Slopes from above, ``(N,)``.
-        rho: The scaled start of rho.
-        lam: The scaled start of the multipliers.
+        gram: ``Y^H Y``, ``(..., n, n)``.
         unit: What one of the scaled rho stands for.
-        scale: What one of the scaled multipliers stands for, ``(N,)``.
-        names: Layers and where their neurons stand.
-        root: What the unscaled entries of z were multiplied by.
+        scale: What ones of the scaled multipliers stand for.
+        bounded: Whether ``lambda >= 0`` has to be asked for; where no slope interval lies on one side of zero it
+            follows from the diagonal of ``S >= 0``.
     """
 
-    inputs: int
-    blocks: tuple[tuple[slice, slice, Tensor], ...]
-    gram: Tensor
+    form: NormalForm
+    columns: Mapping[str, slice]
+    neurons: Mapping[str, slice]
+    counts: tuple[int, ...]
+    index: Tensor | None
     alpha: Tensor
     beta: Tensor
-    rho: Tensor
-    lam: Tensor
+    gram: Tensor
     unit: float
-    scale: Tensor
-    names: tuple[tuple[str, slice], ...]
-    root: Tensor
+    scale: Multipliers
+    bounded: bool
+
+    @property
+    def inputs(self) -> int:
+        """Size of the x part."""
+        return self.form.inputs
 
     def named(self, lam: Tensor) -> dict[str, Tensor]:
+        """Scaled multipliers by layer, still scaled."""
+        pieces = lam.split(self.counts)
+        return {layer.name: piece for layer, piece in zip(self.form.layers, pieces, strict=True)}
+
+    def multipliers(self, lam: Tensor) -> dict[str, Tensor]:
         """Scaled multipliers as multipliers of the network."""
-        return {name: (lam * self.scale)[place] for name, place in self.names}
+        return {name: piece * self.scale[name] for name, piece in self.named(lam).items()}
+
+    def spread(self, lam: Tensor) -> Tensor:
+        """Multipliers as one per neuron."""
+        return lam if self.index is None else lam[self.index]
+
+    def gather(self, values: Tensor, dim: int = 0) -> Tensor:
+        """Sums over the neurons that share a multiplier."""
+        if self.index is None:
+            return values
+        shape = list(values.shape)
+        shape[dim] = sum(self.counts)
+        return values.new_zeros(shape).index_add(dim, self.index, values)
+
+    def factors(self, y: Tensor) -> tuple[Factors, Tensor] | None:
+        """The elimination at y and the factor of what is left on the input; ``None`` unless ``S > 0``."""
+        if self.bounded and not float(y.min()) > 0.0:
+            return None
+        lam, rows = self.named(y[1:]), {}
+        G = eliminate(self.form, lambda layer, own, across: lam[layer.name], keep=rows.__setitem__)
+        if G is None:
+            return None
+        room = y[0] * torch.eye(self.inputs, dtype=G.dtype, device=G.device) - G
+        L, failed = torch.linalg.cholesky_ex(room)
+        return None if bool(failed.any()) else (Factors(self.form, G, rows), L)
+
+    def inverse(self, found: tuple[Factors, Tensor]) -> Tensor:
+        """``S^-1``, dense, by recursion: a layer's rows are its maximiser's of the rows before."""
+        factors, L = found
+        n0 = self.inputs
+        Z = self.gram.new_zeros(self.gram.shape)
+        Z[..., :n0, :n0] = torch.cholesky_inverse(L)
+        for layer in self.form.layers:
+            here = self.columns[layer.name]
+            L, blocks = factors.rows[layer.name]
+            Y = {name: torch.linalg.solve_triangular(L.mH, block, upper=True) for name, block in blocks.items()}
+            before = Z.new_zeros(*Z.shape[:-2], here.stop - here.start, here.start)
+            own = torch.cholesky_inverse(L).expand(*Z.shape[:-2], -1, -1).clone()
+            for name, block in Y.items():
+                before += block @ Z[..., self.columns[name], : here.start]
+            for name, block in Y.items():
+                own += before[..., self.columns[name]] @ block.mH
+            Z[..., here, : here.start], Z[..., here, here] = before, own
+            Z[..., : here.start, here] = before.mH
+        return Z
 
     def V(self, M: Tensor) -> Tensor:
-        """``V M``, ``(N, columns of M)``."""
-        found = M.new_zeros(len(self.alpha), M.shape[1])
-        for rows, columns, block in self.blocks:
-            found[rows] += block @ M[columns]
+        """``V M``, ``(..., N, columns of M)``."""
+        found = M.new_zeros(*M.shape[:-2], len(self.alpha), M.shape[-1])
+        for layer in self.form.layers:
+            for name, block in layer.v.blocks.items():
+                found[..., self.neurons[layer.name], :] += block @ M[..., self.columns[name], :]
         return found
 
-    def matrix(self, y: Tensor, constant: float = 1.0) -> Tensor:
-        """``S`` at ``y = (rho, lambda)``, or its linear part for ``constant=0``."""
-        S = -constant * self.gram
-        n0, lam = self.inputs, y[1:]
-        S.diagonal()[:n0] += y[0]
-        S.diagonal()[n0:] += 2.0 * lam
-        mean, product = (self.alpha + self.beta) * lam, 2.0 * self.alpha * self.beta * lam
-        for rows, columns, block in self.blocks:
-            cross = mean[rows, None] * block
-            here = slice(rows.start + n0, rows.stop + n0)
-            S[here, columns] -= cross
-            S[columns, here] -= cross.mT
-            if bool((product[rows] != 0.0).any()):
-                for others, right, other in self.blocks:
-                    if others == rows:
-                        S[columns, right] += (product[rows, None] * block).mT @ other
-        return S
+    def times_V(self, M: Tensor) -> Tensor:
+        """``M V^H``, ``(..., rows of M, N)``."""
+        found = M.new_zeros(*M.shape[:-1], len(self.alpha))
+        for layer in self.form.layers:
+            for name, block in layer.v.blocks.items():
+                found[..., self.neurons[layer.name]] += M[..., self.columns[name]] @ block.mH
+        return found
 
-    def rows(self, M: Tensor) -> tuple[Tensor, Tensor]:
+    def rows(self, M: Tensor) -> Rows:
         """``P M`` and ``Q M``."""
-        VM, own = self.V(M), M[self.inputs :]
-        return own - self.alpha[:, None] * VM, own - self.beta[:, None] * VM
+        VM, own = self.V(M), M[..., self.inputs :, :]
+        above = own - self.beta[:, None] * VM
+        return (own, above) if not bool(self.alpha.any()) else (own - self.alpha[:, None] * VM, above)
 
-    def schur(self, X: Tensor, Z: Tensor) -> tuple[Tensor, Tensor]:
+    def _corners(self, M: Tensor, VM: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``P M P^H``, ``P M Q^H`` and ``Q M Q^H`` of a Hermitian matrix."""
+        n0, a, b = self.inputs, self.alpha, self.beta
+        A, B, D = M[..., n0:, n0:], self.times_V(M[..., n0:, :]), self.times_V(VM)
+        BH = B.mH
+        QQ = A - b * B - b[:, None] * BH + b[:, None] * b * D
+        if not bool(a.any()):
+            return A, A - b * B, QQ
+        PP = A - a * B - a[:, None] * BH + a[:, None] * a * D
+        return PP, A - b * B - a[:, None] * BH + a[:, None] * b * D, QQ
+
+    def schur(self, X: Tensor, rows_X: Rows, Z: Tensor, rows_Z: Rows) -> tuple[Tensor, Tensor]:
         """``M_ij = <F_i, X F_j Z>`` for ``F = (E_x, A_1, ..., A_N)``, and ``<F_i, Z>``."""
-        PX, QX = self.rows(X)
-        PZ, QZ = self.rows(Z)
-        PXP, QXP = self.rows(PX.mT)
-        QXQ = self.rows(QX.mT)[1]
-        PZP, QZP = self.rows(PZ.mT)
-        QZQ = self.rows(QZ.mT)[1]
-        n0 = self.inputs
-        size = len(self.alpha) + 1
-        M = X.new_empty(size, size)
-        half = QXP * QZP.mT
-        M[1:, 1:] = half + half.mT + QXQ * PZP + PXP * QZQ
-        M[0, 0] = (X[:n0, :n0] * Z[:n0, :n0]).sum()
-        M[0, 1:] = M[1:, 0] = (QZ[:, :n0] * PX[:, :n0]).sum(1) + (PZ[:, :n0] * QX[:, :n0]).sum(1)
-        trace = torch.cat([Z.diagonal()[:n0].sum().reshape(1), 2.0 * QZP.diagonal()])
-        return M, trace
+        n0, (PX, QX), (PZ, QZ) = self.inputs, rows_X, rows_Z
+        PXP, PXQ, QXQ = self._corners(X, self.V(X))
+        PZP, PZQ, QZQ = self._corners(Z, self.V(Z))
+        half = _summed(PXQ.mH, PZQ)
+        inner = half + half.mT + _summed(QXQ, PZP) + _summed(PXP, QZQ)
+        side = _inner(QZ[..., :n0], PX[..., :n0]) + _inner(PZ[..., :n0], QX[..., :n0])
+        corner = _inner(Z[..., :n0, :n0], X[..., :n0, :n0]).sum()
+        inner = self.gather(self.gather(inner), 1)
+        side = self.gather(side)
+        size = len(side) + 1
+        M = side.new_empty(size, size)
+        M[1:, 1:], M[0, 0], M[0, 1:], M[1:, 0] = inner, corner, side, side
+        return M, torch.cat([_trace(Z, n0), self.gather(2.0 * _over_batch(PZQ.diagonal(dim1=-2, dim2=-1).real))])
 
-    def traces(self, M: Tensor) -> Tensor:
-        """``<F_i, M>`` of any square matrix."""
-        M = 0.5 * (M + M.mT)
-        PM = self.rows(M)[0]
-        inner = PM[:, self.inputs :].diagonal() - self.beta * self._along(PM)
-        return torch.cat([M.diagonal()[: self.inputs].sum().reshape(1), 2.0 * inner])
+    def traces(self, M: Tensor, rows: Rows) -> Tensor:
+        """``<F_i, M>`` of a Hermitian matrix."""
+        PM = rows[0]
+        own = PM[..., self.inputs :].diagonal(dim1=-2, dim2=-1).real
+        along = torch.zeros_like(own)
+        for layer in self.form.layers:
+            here = self.neurons[layer.name]
+            for name, block in layer.v.blocks.items():
+                along[..., here] += (PM[..., here, self.columns[name]] * block.conj()).real.sum(-1)
+        inner = _over_batch(own - self.beta * along)
+        return torch.cat([_trace(M, self.inputs), self.gather(2.0 * inner)])
 
-    def _along(self, M: Tensor) -> Tensor:
-        """The diagonal of ``M V'``."""
-        found = M.new_zeros(len(self.alpha))
-        for rows, columns, block in self.blocks:
-            found[rows] += (M[rows, columns] * block).sum(1)
+    def cross_traces(self, A: Tensor, Z: Tensor, rows_Z: Rows) -> Tensor:
+        """``<F_i, A Z>`` for any A and a Hermitian Z, without their product."""
+        n0, (PZ, QZ), (PA, QA) = self.inputs, rows_Z, self.rows(A)
+        first = _inner(A[..., :n0, :], Z[..., :n0, :]).sum().reshape(1)
+        return torch.cat([first, self.gather(_inner(QA, PZ) + _inner(PA, QZ))])
+
+    def direction_times(self, dy: Tensor, X: Tensor, rows: Rows) -> Tensor:
+        """``(S' dy) X`` with the linear part ``S'``."""
+        n0, lam, (PX, QX) = self.inputs, self.spread(dy[1:])[:, None], rows
+        found = torch.empty_like(X)
+        found[..., :n0, :] = dy[0] * X[..., :n0, :]
+        found[..., n0:, :] = (QX + PX) * lam
+        inner = self.beta[:, None] * lam * PX
+        if bool(self.alpha.any()):
+            inner += self.alpha[:, None] * lam * QX
+        for layer in self.form.layers:
+            for name, block in layer.v.blocks.items():
+                found[..., self.columns[name], :] -= block.mH @ inner[..., self.neurons[layer.name], :]
         return found
 
-    def times_direction(self, X: Tensor, dy: Tensor) -> Tensor:
-        """``X (S' dy)`` with the linear part ``S'``."""
-        n0, lam = self.inputs, dy[1:]
-        PX, QX = self.rows(X)
-        # X A = X P' L Q + X Q' L P, with Q = E - beta V and P = E - alpha V.
-        left = (QX + PX) * lam[:, None]
-        inner = (self.beta[:, None] * PX + self.alpha[:, None] * QX) * lam[:, None]
-        found = torch.zeros_like(X)
-        found[:, n0:] = left.mT
-        for rows, columns, block in self.blocks:
-            found[:, columns] -= inner[rows].mT @ block
-        found[:, :n0] += dy[0] * X[:, :n0]
-        return found
-
-    def dual(self, X: Tensor, y: Tensor) -> float:
-        """About the least rho any multipliers near ``y`` can give, in the scaled problem."""
-        found = self.traces(X)
-        excess = float((found[1:].clamp_min(0.0) * y[1:]).sum())
-        return (float((self.gram * X).sum()) - excess) / float(found[0])
+    def dual(self, L: Tensor) -> float:
+        """A bound of the scaled rho that no multipliers can go below, from a factor ``X = L L^H``."""
+        vectors = {name: L[..., place, :] for name, place in self.columns.items()}
+        return float(dual_value(self.form, directions_of(self.form, vectors)))
 
 
 def pencil(form: NormalForm, start: Multipliers, rho: float) -> Pencil:
     """The problem of a form, scaled so that ``(rho, start)`` becomes ones."""
-    places = form.columns()
-    n0 = form.inputs
-    names = tuple(
-        (layer.name, slice(places[layer.name].start - n0, places[layer.name].stop - n0)) for layer in form.layers
-    )
-    lam = torch.cat([start[name] for name, _ in names])
-    floor = 1e-30 * float(lam.max())
-    lam = lam.clamp_min(floor)
-    root = torch.cat([lam.new_full((n0,), rho**0.5), lam.sqrt()])
-    blocks = []
-    for (_, rows), layer in zip(names, form.layers, strict=True):
-        for name, block in layer.v.blocks.items():
-            columns = places[name]
-            blocks.append((rows, columns, root[n0:][rows, None] * block / root[columns]))
-    Y = lam.new_zeros(len(next(iter(form.output.blocks.values()))), n0 + form.neurons)
-    for name, block in form.output.blocks.items():
-        Y[:, places[name]] += block
-    Y = Y / root
+    highest = max(float(lam.max()) for lam in start.values())
+    start = {name: lam.clamp_min(1e-30 * highest) for name, lam in start.items()}
+    scaled = rescaled(form, start, rho)
+    columns, n0 = scaled.columns(), form.inputs
+    neurons = {
+        layer.name: slice(columns[layer.name].start - n0, columns[layer.name].stop - n0) for layer in form.layers
+    }
+    counts = tuple(layer.count for layer in form.layers)
+    index = None
+    if any(layer.index is not None for layer in form.layers):
+        starts = itertools.accumulate(counts, initial=0)
+        own = [torch.arange(layer.count) if layer.index is None else layer.index for layer in form.layers]
+        index = torch.cat([piece + first for piece, first in zip(own, starts, strict=False)])
     alpha = torch.cat([layer.alpha for layer in form.layers])
     beta = torch.cat([layer.beta for layer in form.layers])
-    one = lam.new_ones(())
-    return Pencil(n0, tuple(blocks), Y.mT @ Y, alpha, beta, one, torch.ones_like(lam), rho, lam, names, root)
+    n = n0 + len(alpha)
+    batch = torch.broadcast_shapes(*[b.shape[:-2] for s in _signals(form) for b in s.blocks.values()])
+    gram = form.zeros(*batch, n, n)
+    for (a, left), (b, right) in itertools.product(scaled.output.blocks.items(), repeat=2):
+        gram[..., columns[a], columns[b]] += left.mH @ right
+    bounded = bool((alpha * beta > 0.0).any())
+    return Pencil(scaled, columns, neurons, counts, index, alpha, beta, gram, rho, start, bounded)
+
+
+def _signals(form: NormalForm):
+    return [*(layer.v for layer in form.layers), form.output]
+
+
+def _inner(A: Tensor, B: Tensor) -> Tensor:
+    """Row by row the inner products, summed over the batch: ``(rows,)``."""
+    return _over_batch((A * B.conj()).real.sum(-1))
+
+
+def _summed(A: Tensor, B: Tensor) -> Tensor:
+    """The entrywise product with the conjugate, summed over the batch: ``(N, N)``."""
+    product = (A * B.conj()).real
+    return product if product.ndim == 2 else product.flatten(0, -3).sum(0)
+
+
+def _over_batch(values: Tensor) -> Tensor:
+    return values if values.ndim == 1 else values.flatten(0, -2).sum(0)
+
+
+def _trace(M: Tensor, inputs: int) -> Tensor:
+    return M[..., :inputs, :inputs].diagonal(dim1=-2, dim2=-1).real.sum().reshape(1)

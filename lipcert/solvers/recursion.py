@@ -59,7 +59,7 @@ class Recursion:
     def _choose(self, layer: Layer, own: Tensor, across: Mapping[str, Tensor]) -> Tensor:
         one = layer.alpha.new_ones(layer.count)
         values, vectors = torch.linalg.eigh(own)
-        top = float(values[-1])
+        top = float(values[..., -1].max())
         scale = max([top, *(float(block.abs().max()) for block in across.values())])
         if top <= 1e-14 * scale or scale == 0.0:
             return one * (_NEGLIGIBLE if scale == 0.0 else scale)
@@ -67,9 +67,9 @@ class Recursion:
         inner = [layer.v.blocks.get(name) for name in names]
         fixed = [across.get(name) for name in names]
         slope = (layer.alpha + layer.beta)[:, None]
-        V = torch.cat([_or_zero(a, b) * slope for a, b in zip(inner, fixed, strict=True)], dim=1)
-        F = torch.cat([_or_zero(b, a) for a, b in zip(inner, fixed, strict=True)], dim=1)
-        V, F = vectors.mT @ V, vectors.mT @ F
+        V = torch.cat([_or_zero(a, b) * slope for a, b in zip(inner, fixed, strict=True)], dim=-1)
+        F = torch.cat([_or_zero(b, a) for a, b in zip(inner, fixed, strict=True)], dim=-1)
+        V, F = vectors.mH @ V, vectors.mH @ F
         ratio = (layer.alpha + layer.beta).abs() / (layer.beta - layer.alpha).clamp_min(1e-9)
         base = 0.5 * (1.0 + ratio)
         if not bool((base == 1.0).all()):
@@ -77,7 +77,7 @@ class Recursion:
         best, least = top, float("inf")
         for factor in self.factors:
             c = factor * top
-            T = (F + c * V) / (2.0 * c - values).clamp_min(1e-12 * c).sqrt()[:, None]
+            T = (F + c * V) / (2.0 * c - values).clamp_min(1e-12 * c).sqrt()[..., None]
             judged = _top_eigenvalue(T)
             if judged < least:
                 best, least = c, judged
@@ -99,8 +99,12 @@ def _or_zero(block: Tensor | None, other: Tensor | None) -> Tensor:
 
 
 def _top_eigenvalue(T: Tensor, steps: int = 12) -> float:
-    """About the largest eigenvalue of ``T' T``; nothing rests on it."""
-    x = T.mT @ T.sum(1, keepdim=True) + T.mT @ torch.ones_like(T[:, :1])
+    """About the largest eigenvalue of ``T^H T`` over the batch; nothing rests on it."""
+    x = T.mH @ T.sum(-1, keepdim=True) + T.mH @ torch.ones_like(T[..., :1])
     for _ in range(steps):
-        x = T.mT @ (T @ (x / x.norm().clamp_min(1e-300)))
-    return float(x.norm())
+        x = T.mH @ (T @ (x / _length(x)))
+    return float(_length(x).max())
+
+
+def _length(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp_min(1e-300)

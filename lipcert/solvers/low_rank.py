@@ -1,0 +1,167 @@
+r"""Ascent in the dual programme with vectors of low rank, and the multipliers that its solution implies. Floor 2.
+
+The optimal partner X of the constraint has the rank of the largest eigenvalue's multiplicity: a handful. So X is
+written as vectors (`lipcert.lmi.dual`), which stay feasible by construction, and :math:`|y|^2 / |x|^2` is raised by a
+quasi-Newton method at the cost of one forward and one backward pass of the network with r columns: linear in the
+number of weights. Stationary vectors determine the multipliers. Those are optimal up to the accuracy of the ascent,
+and made feasible by raising every layer's a little over those of the layer after it.
+
+References:
+    | A nonlinear programming algorithm for solving semidefinite programs via low-rank factorization (Burer and
+      Monteiro, 2003)
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipcert.lmi import (
+    Multipliers,
+    NormalForm,
+    dual_value,
+    factorise,
+    feasible,
+    multipliers_of,
+    reduced,
+    tighten,
+    vectors_of,
+)
+from lipcert.lmi.dual import Vectors, directions_of
+from lipcert.solvers.descent import Descent, Point
+from lipcert.solvers.recursion import Recursion
+from lipcert.solvers.solution import Progress, Solution, silent
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The dual programme first: cheap in every iteration, and the bound from below is nearly tight.
+
+    Args:
+        iterations: Most iterations of the ascent.
+        tolerance: Relative increase of rho, over ten iterations, below which it ends.
+        rank: Length of the vectors; eigenvectors of the start are the first ones.
+        memory: Pairs kept by the quasi-Newton method.
+        seconds: Time after which the best multipliers so far are returned.
+
+    Example:
+        >>> from lipcert import trace
+        >>> from lipcert.lmi import normal_form
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 9), torch.nn.ReLU(), torch.nn.Linear(9, 2))
+        >>> found = LowRank()(normal_form(trace(model, (3,))))
+        >>> found.dual <= found.rho
+        True
+    """
+
+    iterations: int = 1000
+    tolerance: float = 1e-8
+    rank: int = 24
+    memory: int = 30
+    seconds: float = float("inf")
+
+    def __call__(self, form: NormalForm, start: Multipliers | None = None, progress: Progress = silent) -> Solution:
+        """Multipliers for a form; ``start`` gives the first vectors (the closed form's unless given)."""
+        begun = time.monotonic()
+        small = reduced(form)
+        given = Recursion()(small).multipliers if start is None else start
+        rho = tighten(small, given)
+        factors = factorise(small, given)
+        if form.neurons == 0 or not 0.0 < rho < float("inf") or factors is None:
+            return Solution(given, rho, 0.0, 0, f"{self!r}: nothing to improve")
+        first = directions_of(small, vectors_of(factors, 10.0, self.rank))
+
+        def late() -> bool:
+            return time.monotonic() - begun > self.seconds
+
+        ascent = Ascent(small, first, self.memory)
+        count = ascent.run(self.iterations, self.tolerance, late, lambda k, dual: progress(k, rho, dual))
+        multipliers = repaired(small, multipliers_of(small, feasible(small, ascent.directions())), rho)
+        found = tighten(small, multipliers) if multipliers else float("inf")
+        if not (multipliers and found <= rho):
+            multipliers, found = dict(given), rho
+        return Solution(multipliers, found, min(ascent.value, found), count, repr(self))
+
+
+class Ascent:
+    """The dual value of vectors, raised in all of them."""
+
+    def __init__(self, form: NormalForm, directions: Vectors, memory: int) -> None:
+        """Begin at directions ``(..., size, r)`` whose dual value is not zero."""
+        self.form = form
+        x = directions[next(iter(directions))]
+        self._complex = x.is_complex()
+        scaled = {name: z if name else z / z.norm() for name, z in directions.items()}
+        real = {name: torch.view_as_real(z.contiguous()) if self._complex else z for name, z in scaled.items()}
+        self._shapes = {name: z.shape for name, z in real.items()}
+        start = torch.cat([z.reshape(-1) for z in real.values()])
+        self._descent = Descent(self._function, start, memory) if self._function(start) is not None else None
+
+    @property
+    def value(self) -> float:
+        """The squared bound that no multipliers can go below."""
+        return 0.0 if self._descent is None else math.exp(-self._descent.point.value)
+
+    def directions(self) -> dict[str, Tensor]:
+        """The present directions."""
+        assert self._descent is not None
+        return self._unpacked(self._descent.theta)
+
+    def run(
+        self, iterations: int, tolerance: float, late: Callable[[], bool], told: Callable[[int, float], None]
+    ) -> int:
+        """Iterate until little is gained over ten iterations, or it is late; how many iterations it took."""
+        if self._descent is None:
+            return 0
+        past = deque([self._descent.point.value], maxlen=10)
+        for k in range(iterations):
+            if late() or not self._descent.step():
+                return k
+            told(k + 1, self.value)
+            if len(past) == 10 and past[0] - self._descent.point.value < tolerance:
+                return k + 1
+            past.append(self._descent.point.value)
+        return iterations
+
+    def _unpacked(self, theta: Tensor) -> dict[str, Tensor]:
+        pieces = theta.split([math.prod(shape) for shape in self._shapes.values()])
+        found = {n: piece.reshape(shape) for (n, shape), piece in zip(self._shapes.items(), pieces, strict=True)}
+        return {n: torch.view_as_complex(z) for n, z in found.items()} if self._complex else found
+
+    def _function(self, theta: Tensor) -> Point | None:
+        flat = theta.detach().requires_grad_()
+        value = -dual_value(self.form, self._unpacked(flat)).log()
+        if not bool(torch.isfinite(value)):
+            return None
+        (gradient,) = torch.autograd.grad(value, flat)
+        return Point(float(value.detach()), gradient, 0.0) if bool(torch.isfinite(gradient).all()) else None
+
+
+def repaired(form: NormalForm, multipliers: Multipliers, rho: float) -> dict[str, Tensor] | None:
+    """Multipliers raised, every layer's a little over those of the layer after it, until they are feasible.
+
+    Args:
+        form: The network in normal form.
+        multipliers: Nearly feasible ones.
+        rho: A squared bound already known; raising ends where nothing below it can be hoped for.
+    """
+    depth = len(form.layers)
+    best, least = None, rho
+    for power in range(-18, 1):
+        step = 1.0 + 10.0 ** (power / 2.0) / depth
+        raised = {
+            layer.name: multipliers[layer.name].clamp_min(1e-12 * float(multipliers[layer.name].max()))
+            * step ** (depth - i)
+            for i, layer in enumerate(form.layers)
+        }
+        found = tighten(form, raised)
+        if found < least:
+            best, least = raised, found
+        elif best is not None:
+            break
+    return best
