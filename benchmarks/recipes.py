@@ -6,9 +6,10 @@
 | `positive` | the nets of ECLipsE's paper, checked against a published file | ``4, width x (layers - 1), 1`` |
 | `contractive` | ``generate_random_weights.py`` in ECLipsE's repository since commit 183b945 | as `positive` |
 
-`contractive(20, 20)` is the chain whose product of norms is .63541 and whose ECLipsE-Fast value is 8.996e-3. It comes from
-the stream ``np.random.seed(7 * width + 13 * layers)`` (here 400) with, layer by layer, one uniform number for the norm and
-one normal matrix, and no bias drawn between layers; the older recipe draws a bias there and its seed depends on a round.
+`contractive(20, 20)` is the chain whose product of norms is .63541 and whose ECLipsE-Fast value is 8.996e-3. It comes
+from the stream of ``np.random.seed(7 * width + 13 * layers)`` (here 400) with, layer by layer, one uniform number for
+the norm and one normal matrix, and no bias drawn between layers; the older recipe draws a bias there, and its seed
+depends on a round.
 """
 
 from __future__ import annotations

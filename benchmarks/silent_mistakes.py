@@ -1,7 +1,8 @@
 """Small models on which estimators that read only ``nn.Linear`` give numbers that are too low, without a word.
 
-Every constant (l2 to l2) is exact and comes from a line of arithmetic. Each model is one that `eclipse-nn` 0.1.7 answers
-below the constant, or cannot read: it takes the linear layers in the order of ``modules()``, each once, and slopes [0, 1].
+Every constant (l2 to l2) is exact and comes from a line of arithmetic. Each model is one that `eclipse-nn` 0.1.7
+answers below the constant, or cannot read: it takes the linear layers in the order of ``modules()``, each once, and
+slopes [0, 1].
 """
 
 from __future__ import annotations
