@@ -147,7 +147,7 @@ def peers(plan: Plan) -> None:
     )
     for name in filter(plan.wants, RANDOM):
         hidden, width = map(int, name.split("x"))
-        ours = certified(plan, graph_of(gaussian(hidden, width)), Auto(gap=GAP))
+        ours = certified(plan, graph_of(gaussian(hidden, width)), Auto(gap=GAP, seconds=plan.limit))
         attempts = [attempt for solver in PEERS for attempt in attempted(solver, name, ours.dual, plan)]
         best = min((a["seconds"] for _, a in attempts if within(a, ours.dual)), default=math.inf)
         least = plan.limit / ours.seconds if best == math.inf else best / ours.seconds
@@ -297,7 +297,7 @@ def positives(plan: Plan) -> None:
             continue
         weights = positive(layers, width)
         exact = norm_of_product(weights)
-        found = certified(plan, graph_of(weights), Auto(gap=1e-9))
+        found = certified(plan, graph_of(weights), Auto(gap=1e-9, seconds=plan.limit))
         excess = found.bound / exact - 1
         worst, total, count = max(worst, excess), total + found.seconds, count + 1
         below += found.bound < exact * (1 - 1e-15)
@@ -343,14 +343,14 @@ def anchors(plan: Plan) -> None:
             table.add_row(anchor.name, f"{anchor.published:.9g}", f"not in {FOLDER.name}")
             continue
         net = nets[anchor.name]
-        found = certified(plan, trace(net.build(), net.shape), Auto(gap=1e-7))
+        found = certified(plan, trace(net.build(), net.shape), Auto(gap=1e-7, seconds=plan.limit))
         distance = found.bound / anchor.published - 1
         goal = f"{anchor.within:.0e}" + (f" in {anchor.seconds:g} s" if anchor.seconds < math.inf else "")
         met = judged(goal, distance <= anchor.within and found.seconds <= anchor.seconds)
         published, bound = f"{anchor.published:.9g}", f"{found.bound:.9g}"
         table.add_row(anchor.name, published, bound, f"{distance:+.1e}", found.gap, f"{found.seconds:.3g}", met)
     if plan.wants("contractive 20x20"):
-        found = certified(plan, graph_of(contractive(20, 20)), Auto(gap=1e-6))
+        found = certified(plan, graph_of(contractive(20, 20)), Auto(gap=1e-6, seconds=plan.limit))
         met = judged("in [2.055e-4, 4.73e-4]", 2.055e-4 <= found.bound <= 4.73e-4)
         table.add_row("contractive 20x20", "", f"{found.bound:.6g}", "", found.gap, f"{found.seconds:.3g}", met)
     show(table, plan)
@@ -360,7 +360,7 @@ def never_undercut(plan: Plan) -> None:
     table = Table("net", "exact", "bound", "excess", "s", "goal", title="published exact constants")
     for net in networks():
         if net.exact is not None and plan.wants(net.name):
-            found = certified(plan, trace(net.build(), net.shape), Auto())
+            found = certified(plan, trace(net.build(), net.shape), Auto(seconds=plan.limit))
             # Published to the digits of a double; the oracle's own rounding is not known better than 1e-12.
             met = judged("not below", found.bound >= net.exact * (1 - 1e-12))
             excess = f"{found.bound / net.exact - 1:.1e}"
@@ -396,7 +396,7 @@ def transposed(net: Net) -> list[np.ndarray]:
 def row(plan: Plan, table: Table, name: str, graph: Graph, gap: float, goal: tuple[float, float] | None) -> Found:
     """Certify, and judge by a largest gap and a longest time."""
     closed = Recursion()(normal_form(graph)).rho ** 0.5
-    found = certified(plan, graph, Auto(gap=gap))
+    found = certified(plan, graph, Auto(gap=gap, seconds=plan.limit))
     met = ""
     if goal is not None:
         within, seconds = goal
@@ -424,7 +424,7 @@ def scale(plan: Plan) -> None:
     if plan.wants("784-500x20-10"):
         graph = graph_of(gaussian_dims([784, *[500] * 20, 10]))
         closed = Recursion()(normal_form(graph)).rho ** 0.5
-        found = certified(plan, graph, Auto(gap=1e-2))
+        found = certified(plan, graph, Auto(gap=1e-2, seconds=2.0 * plan.limit))
         met = closed >= 1.7 * found.bound and found.seconds <= 600.0 and found.dual > 0.0
         goal = judged("1.7x under the closed form in 600 s, a dual", met)
         dual = f"{found.dual:.6g}" if found.dual > 0.0 else "-"
@@ -499,7 +499,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="bench_lipsdp", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=[])
     parser.add_argument("--only", default="", help="regular expression that a row's name must match")
-    parser.add_argument("--limit", type=float, default=300.0, help="seconds that a peer may take")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds that a solver may take, ours or a peer")
     parser.add_argument("--repeats", type=int, default=3, help="runs of which the median is taken")
     parser.add_argument("--count", type=int, default=50, help="random sizes of nets with positive weights")
     parser.add_argument("--threads", type=int, default=1)
