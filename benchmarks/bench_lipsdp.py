@@ -153,7 +153,9 @@ def peers(plan: Plan) -> None:
         least = plan.limit / ours.seconds if best == math.inf else best / ours.seconds
         wanted = TIMES_FASTER.get(name, 0.0)
         more = "> " if best == math.inf else ""
-        goal = judged(f">= {wanted:g}x", least >= wanted) if wanted else ""
+        reached = ours.dual > 0.0 and ours.bound <= (1.0 + GAP) * ours.dual
+        goal = judged(f">= {wanted:g}x", reached and least >= wanted) if wanted else ""
+        goal = goal if reached else f"gap not reached {goal}"
         mine = ("lipcert", f"{ours.seconds:.3g}", f"{more}{least:.3g}", "proven", f"{ours.bound:.6g}")
         table.add_row(name, *mine, "", "yes", "", ours.gap, goal)
         for solver, answer in attempts:
