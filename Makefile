@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
 WORKERS ?= 2
 LINTED := lipcert tests examples benchmarks docs
 
-.PHONY: demo test test-all lint types docs bench-norms bench-parametrizations clean
+.PHONY: demo test test-all lint types docs bench-norms bench-parametrizations bench-lipsdp clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -36,6 +36,9 @@ bench-norms: $(VENV)/.installed
 
 bench-parametrizations: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.bench_parametrizations
+
+bench-lipsdp: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.bench_lipsdp
 
 clean:
 	rm -rf $(VENV) build dist docs/_build .pytest_cache .ruff_cache .hypothesis

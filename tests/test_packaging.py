@@ -46,7 +46,7 @@ def test_make_commands_that_are_named_exist(name: str):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", PAGES[name].read_text(), re.MULTILINE))
     assert named <= targets
-    expected = "demo test test-all lint types docs bench-norms bench-parametrizations clean"
+    expected = "demo test test-all lint types docs bench-norms bench-parametrizations bench-lipsdp clean"
     assert set(expected.split()) <= targets
 
 
