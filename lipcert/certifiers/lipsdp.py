@@ -11,8 +11,9 @@ from lipcert.certificate import Block, Certificate, Multipliers, Validity
 from lipcert.certifiers.composition import node_bounds
 from lipcert.certifiers.product import Product
 from lipcert.errors import UnsupportedOperation
-from lipcert.graph import Activation, Affine, Graph, Opaque
+from lipcert.graph import Activation, Affine, Graph, Node, Opaque
 from lipcert.lmi import normal_form, prove
+from lipcert.lmi.groups import constrained
 from lipcert.lmi.normal_form import between, nearly_linear
 from lipcert.norms import L2, Norms
 from lipcert.solvers import Auto, Solver
@@ -91,14 +92,18 @@ def parts(graph: Graph) -> Iterator[tuple[str, str]]:
     begin, worth = names[0], False
     for before, name in itertools.pairwise(names):
         inner = between(graph, before, name)
-        if any(isinstance(node, Opaque) for node in inner):
+        if any(isinstance(node, Opaque) and not constrained(node) for node in inner):
             if worth:
                 yield begin, before
             begin, worth = name, False
         else:
-            worth = worth or any(isinstance(node, Activation) and not nearly_linear(node) for node in inner)
+            worth = worth or any(constrained(node) or _bends(node) for node in inner)
     if worth:
         yield begin, names[-1]
+
+
+def _bends(node: Node) -> bool:
+    return isinstance(node, Activation) and not nearly_linear(node)
 
 
 def bottlenecks(graph: Graph) -> list[str]:

@@ -4,9 +4,9 @@ With :math:`\delta` the difference of two runs and :math:`z = (\delta x, \delta 
 
 .. math:: \delta v_k = V_k z, \qquad \delta y = Y z,
 
-where :math:`u_k = \varphi_k(v_k)` elementwise with slopes in :math:`[\alpha, \beta]`. Sequential networks, residual
-branches and dense concatenations are all of this form; biases drop out of differences. The form is kept by blocks: a
-signal is a matrix for each variable it reads.
+where :math:`u_k = \varphi_k(v_k)` elementwise with slopes in :math:`[\alpha, \beta]`, or together so where neurons share
+a multiplier (`groups`). Sequential networks, residual branches and dense concatenations are all of this form; biases
+drop out of differences. The form is kept by blocks: a signal is a matrix for each variable it reads.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from lipcert.errors import InvalidInput, UnsupportedOperation
-from lipcert.graph import Activation, Add, Affine, Concat, Graph, Node, sources
+from lipcert.graph import Activation, Add, Affine, Concat, Graph, Node, Opaque, sources
 from lipcert.linear import Adjoint, Conv, Dense, Diagonal, LinearMap, Reshape, Selection, dense
+from lipcert.lmi.groups import Groups, coordinates, groups
 
 INPUT = ""
 """The name of the input's variable; activations are named as in the graph."""
@@ -133,13 +134,13 @@ def normal_form(graph: Graph, source: str | None = None, target: str | None = No
         target: Where it ends; everything it depends on must pass through ``source``. Default: the graph's output.
 
     Raises:
-        UnsupportedOperation: If the part holds a function that is not elementwise, or is too large.
+        UnsupportedOperation: If the part holds a function without a quadratic constraint, or is too large.
         InvalidInput: If ``target`` also depends on something besides ``source``.
     """
     source = graph.input.name if source is None else source
     target = graph.output.name if target is None else target
     part = between(graph, source, target)
-    neurons = sum(math.prod(node.shape) for node in part if isinstance(node, Activation) and not nearly_linear(node))
+    neurons = sum(_neurons(node) for node in part)
     inputs = math.prod(graph[source].shape)
     widest = max(math.prod(node.shape) for node in [graph[source], *part])
     if max(inputs + neurons, widest) > LARGEST:
@@ -157,6 +158,9 @@ def normal_form(graph: Graph, source: str | None = None, target: str | None = No
         elif isinstance(node, Activation):
             layers.append(Layer(node.name, reads[0], *(_spread(end, node) for end in node.slope)))
             signals[node.name] = _variable(node.name, math.prod(node.shape))
+        elif isinstance(node, Opaque):
+            layer, signals[node.name] = _grouped(node, groups(node), reads[0])
+            layers.append(layer)
         else:
             signals[node.name] = _signal(node, reads, graph)
     return NormalForm(inputs, tuple(layers), signals[target])
@@ -172,6 +176,13 @@ def nearly_linear(node: Activation) -> bool:
     """
     lower, upper = node.slope
     return bool(((upper - lower) <= NEARLY * upper).all())
+
+
+def _neurons(node: Node) -> int:
+    """How many variables a node adds to the form."""
+    if isinstance(node, Opaque):
+        return coordinates(node)
+    return math.prod(node.shape) if isinstance(node, Activation) and not nearly_linear(node) else 0
 
 
 def between(graph: Graph, source: str, target: str) -> list[Node]:
@@ -251,11 +262,35 @@ def _signal(node: Node, reads: list[Signal], graph: Graph) -> Signal:
         case Concat(sources=names, dim=dim):
             return _joined(reads, [graph[name].shape for name in names], dim)
         case _:
-            raise UnsupportedOperation(
-                f"`{node.name}` is not elementwise, so it has no diagonal multipliers. Certify by `LipSDP()`, which "
-                f"cuts the network there, or by `Product()`.",
-                path=node.name,
-            )
+            raise TypeError(f"`{node.name}` is a {type(node).__name__}")
+
+
+def _grouped(node: Opaque, found: Groups, signal: Signal) -> tuple[Layer, Signal]:
+    """The layer ``w`` of what a node sorts or reflects, and the node's own signal ``q q'v + D w``."""
+    count, n = found.index.shape
+    m = found.coordinates
+    # As in `_through`: sizes are products of rounded non-negative numbers themselves.
+    roundings = signal.roundings + 2 * (found.roundings + n + 2)
+
+    def read(blocks: Mapping[str, Tensor], C: Tensor) -> dict[str, Tensor]:
+        return {name: (C @ block[found.index]).flatten(0, 1) for name, block in blocks.items()}
+
+    def written(blocks: Mapping[str, Tensor], keep: Tensor, D: Tensor) -> dict[str, Tensor]:
+        total = {}
+        for name, block in blocks.items():
+            total[name] = torch.empty_like(block)
+            total[name][found.index] = keep @ block[found.index]
+        total[node.name] = torch.zeros(count * n, count * m, dtype=torch.float64)
+        total[node.name][found.index[:, :, None], torch.arange(count * m).reshape(count, 1, m)] = D.expand(count, n, m)
+        return total
+
+    size, bounds = signal.magnitudes(), found.sizes
+    s = Signal(read(signal.blocks, found.read), read(size, bounds(found.read)), roundings)
+    u_sizes = written(size, bounds(found.keep), bounds(found.write))
+    u = Signal(written(signal.blocks, found.keep, found.write), u_sizes, roundings)
+    one = torch.ones(count * m, dtype=torch.float64)
+    index = None if m == 1 else torch.arange(count).repeat_interleave(m)
+    return Layer(node.name, s, -one, one, index), u
 
 
 def _through(linear: LinearMap, signal: Signal) -> Signal:

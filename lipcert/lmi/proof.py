@@ -79,8 +79,9 @@ class _Proof:
             self.valid &= bool(np.all(np.isfinite(lam)) and np.all(lam >= 0.0))
             alpha, beta = layer.alpha.numpy(), layer.beta.numpy()
             self._diagonal(layer.name, 2.0 * lam)
-            total, steepest = (alpha + beta) * lam, (np.abs(alpha) + np.abs(beta)) * lam
-            for name, block, size in _blocks(layer.v):
+            # A sum of two floats is zero only if it is exactly.
+            total, steepest = (alpha + beta) * lam, np.where(alpha + beta == 0.0, 0.0, np.abs(alpha) + np.abs(beta)) * lam
+            for name, block, size in _blocks(layer.v) if np.any(total != 0.0) else ():
                 self._add((name, layer.name), -(total[:, None] * block).T, (steepest[:, None] * size).T)
             if np.any(alpha * beta != 0.0):
                 self._subtract_gram(layer.v, -2.0 * alpha * beta * lam)
