@@ -6,7 +6,8 @@ For multipliers :math:`\Lambda_k \ge 0` the incremental constraint asks for the 
           (\delta u_k - \beta_k \delta v_k) \quad \text{for all } \delta x, \delta u .
 
 The right side is concave in the last :math:`\delta u_k` if :math:`S_k = 2 \Lambda_k - G_{kk} \succ 0`; its maximum is
-a quadratic form in the variables before. For a chain this is a block Cholesky factorisation, linear in the depth.
+a quadratic form in the variables before. For a chain this is a block Cholesky factorisation, linear in the depth. A
+variable that is kept, :math:`m = q^T v`, is not maximised over but put in.
 Everything is differentiable in the multipliers.
 
 References:
@@ -31,7 +32,7 @@ Choice = Callable[[Layer, Tensor, Mapping[str, Tensor]], Tensor]
 
 
 Keep = Callable[[str, tuple[Tensor, dict[str, Tensor]]], None]
-"""Called with a layer's name, its pivot's factor L, and ``L^-1 B`` by blocks."""
+"""Called with a layer's name, its pivot's factor L, and ``L^-1 B`` by blocks; for kept variables with G's blocks."""
 
 
 def _forget(name: str, factor: tuple[Tensor, dict[str, Tensor]]) -> None:
@@ -49,20 +50,16 @@ def eliminate(form: NormalForm, choose: Choice, keep: Keep = _forget) -> Tensor 
     Returns:
         ``(inputs, inputs)``.
     """
-    names = [INPUT, *(layer.name for layer in form.layers)]
     G: Quadratic = {}
     _add_gram(G, form.output.blocks)
-    for position in range(len(form.layers), 0, -1):
-        layer = form.layers[position - 1]
-        size = len(layer.alpha)
-        own = G.get((layer.name, layer.name))
-        own = layer.alpha.new_zeros(size, size) if own is None else own
-        across = {a: G[layer.name, a] for a in names[:position] if (layer.name, a) in G}
+    for layer in reversed(form.layers):
+        if layer.kept is not None:
+            G = _put_in(G, layer.passed, layer.kept.blocks, keep)
+        G, own, across = _without(G, layer.name, len(layer.alpha), layer.alpha)
         lam = layer.spread(choose(layer, own, across))
         L, failed = torch.linalg.cholesky_ex(torch.diag(2.0 * lam) - own)
         if bool(failed):
             return None
-        G = {pair: block for pair, block in G.items() if layer.name not in pair}
         weight = -2.0 * layer.alpha * layer.beta * lam
         if bool((layer.alpha * layer.beta != 0.0).any()):
             _add_gram(G, layer.v.blocks, weight)
@@ -73,7 +70,7 @@ def eliminate(form: NormalForm, choose: Choice, keep: Keep = _forget) -> Tensor 
         halves = {a: torch.linalg.solve_triangular(L, block, upper=False) for a, block in B.items()}
         keep(layer.name, (L, halves))
         _add_gram(G, halves)
-    found = G.get((INPUT, INPUT))
+    found = G.get((INPUT, INPUT))  # every other variable is gone
     return torch.zeros(form.inputs, form.inputs, dtype=torch.float64) if found is None else found
 
 
@@ -98,6 +95,8 @@ def factorise(form: NormalForm, multipliers: Multipliers) -> tuple[Tensor, Calla
             v = sum((block @ z[name] for name, block in layer.v.blocks.items()), torch.zeros_like(u))
             products.append((u - layer.alpha[:, None] * v) * (u - layer.beta[:, None] * v))
             z[layer.name] = u
+            if layer.kept is not None:
+                z[layer.passed] = sum((block @ z[name] for name, block in layer.kept.blocks.items()), torch.zeros_like(x[:1]))
         return products
 
     return G, maximise
@@ -120,9 +119,38 @@ def tighten(form: NormalForm, multipliers: Multipliers) -> float:
     return float("inf") if G is None else max(0.0, float(torch.linalg.eigvalsh(G)[-1]))
 
 
+def _without(
+    G: Quadratic, name: str, size: int, like: Tensor
+) -> tuple[Quadratic, Tensor, dict[str, Tensor]]:
+    """A form without one of its variables, that variable's own block, and its blocks across with the others."""
+    own = G.get((name, name))
+    across = {b: block for (a, b), block in G.items() if a == name and b != name}
+    rest = {pair: block for pair, block in G.items() if name not in pair}
+    return rest, like.new_zeros(size, size) if own is None else own, across
+
+
+def _put_in(G: Quadratic, name: str, V: Mapping[str, Tensor], keep: Keep) -> Quadratic:
+    """The form with ``m = V z`` in place of the variable m."""
+    some = next(iter(V.values()))
+    G, own, across = _without(G, name, len(some), some)
+    keep(name, (own, across))
+    R = {b: own @ block + across[b] if b in across else own @ block for b, block in V.items()}
+    R = {**across, **R}
+    for a, left in V.items():
+        for b, right in R.items():
+            _add(G, a, b, left.mT @ right)
+    for a, left in across.items():
+        for b, right in V.items():
+            _add(G, a, b, left.mT @ right)
+    return G
+
+
 def _add_gram(G: Quadratic, blocks: Mapping[str, Tensor], weight: Tensor | None = None) -> None:
     for a, left in blocks.items():
         scaled = left if weight is None else weight[:, None] * left
         for b, right in blocks.items():
-            product = scaled.mT @ right
-            G[a, b] = G[a, b] + product if (a, b) in G else product
+            _add(G, a, b, scaled.mT @ right)
+
+
+def _add(G: Quadratic, a: str, b: str, block: Tensor) -> None:
+    G[a, b] = G[a, b] + block if (a, b) in G else block

@@ -41,24 +41,26 @@ class Groups:
 
     Attributes:
         index: Flat positions of the members, ``(groups, n)``.
-        keep: ``q q'``, ``(.., n, n)``.
-        read: ``C``, ``(.., coordinates, n)``.
-        write: ``D``, ``(.., n, coordinates)``.
-        roundings: How many roundings of ``sizes`` an entry of these may be off.
+        q: A multiple of the direction that is kept, ``(.., 1, n)``.
+        p: The multiple of it that makes ``p q`` the projection, ``(.., n, 1)``.
+        C: Coordinates of the rest, ``(.., coordinates, n)``.
+        D: ``D C`` is the other projection, ``(.., n, coordinates)``.
+        roundings: How many roundings of `sizes` an entry of these may be off.
         least: The least size.
     """
 
     index: Tensor
-    keep: Tensor
-    read: Tensor
-    write: Tensor
+    q: Tensor
+    p: Tensor
+    C: Tensor
+    D: Tensor
     roundings: int
     least: float
 
     @property
     def coordinates(self) -> int:
         """How many each group has, besides the part along q."""
-        return self.read.shape[-2]
+        return self.C.shape[-2]
 
     def sizes(self, matrix: Tensor) -> Tensor:
         """What the errors of a matrix's entries are relative to: their moduli, or ``least`` where that is more."""
@@ -92,13 +94,12 @@ def groups(node: Node) -> Groups:
     arrangement = node.parameters.get("arrangement", "interleaved")
     index = positions(node.shape, node.parameters["dim"], n, arrangement)
     if node.function == "sort":
-        C = _helmert(n)
-        keep = torch.full((1, n, n), 1.0 / n, dtype=torch.float64)
+        C, q = _helmert(n)[None], torch.ones(1, 1, n, dtype=torch.float64)
         # An entry of C is k sqrt(n / (k (k + 1))): rounded three times, and D = C' / n once more. None for pairs.
-        return Groups(index, keep, C[None], C.mT[None] / n, 0 if n == 2 else 6, 0.0)
+        return Groups(index, q, q.mT / n, C, C.mT / n, 0 if n == 2 else 6, 0.0)
     c, s = _unit_vectors(node, len(index))
-    q, v = torch.stack([c, s], dim=1), torch.stack([s, -c], dim=1)
-    return Groups(index, q[:, :, None] * q[:, None, :], v[:, None, :], v[:, :, None], 6, 1.0)
+    q, C = torch.stack([c, s], dim=1)[:, None, :], torch.stack([s, -c], dim=1)[:, None, :]
+    return Groups(index, q, q.mT, C, C.mT, 2, 1.0)
 
 
 def positions(shape: Shape, dim: int, n: int, arrangement: str) -> Tensor:

@@ -64,6 +64,8 @@ class Layer:
         alpha: Slopes from below.
         beta: Slopes from above.
         index: For every neuron the number of its multiplier, ``(size,)``; ``None`` where each has its own.
+        kept: Of a layer that sorts or reflects groups, what it passes on unchanged: a variable of its own, named
+            `passed`, so that what reads it need not be written through the layer.
     """
 
     name: str
@@ -71,6 +73,12 @@ class Layer:
     alpha: Tensor
     beta: Tensor
     index: Tensor | None = None
+    kept: Signal | None = None
+
+    @property
+    def passed(self) -> str:
+        """The name of the variable that is kept."""
+        return f"{self.name} (kept)"
 
     @property
     def count(self) -> int:
@@ -109,7 +117,7 @@ class NormalForm:
         return sum(len(layer.alpha) for layer in self.layers)
 
     def columns(self) -> dict[str, slice]:
-        """Where each variable stands in z: the input first, then the activations in order."""
+        """Where each variable stands in z of a reduced form: the input first, then the activations in order."""
         places, end = {INPUT: slice(0, self.inputs)}, self.inputs
         for layer in self.layers:
             places[layer.name] = slice(end, end + len(layer.alpha))
@@ -119,7 +127,13 @@ class NormalForm:
     def to(self, like: Tensor) -> NormalForm:
         """The same form for computing only (sizes dropped), on the device and in the dtype of a tensor."""
         layers = tuple(
-            replace(layer, v=_moved(layer.v, like), alpha=layer.alpha.to(like), beta=layer.beta.to(like))
+            replace(
+                layer,
+                v=_moved(layer.v, like),
+                alpha=layer.alpha.to(like),
+                beta=layer.beta.to(like),
+                kept=None if layer.kept is None else _moved(layer.kept, like),
+            )
             for layer in self.layers
         )
         return NormalForm(self.inputs, layers, _moved(self.output, like))
@@ -201,35 +215,6 @@ def between(graph: Graph, source: str, target: str) -> list[Node]:
     return found[::-1]
 
 
-def reduced(form: NormalForm) -> NormalForm:
-    r"""An equivalent form with an input no larger than what is read of it, and an output likewise. For computing only.
-
-    Only :math:`B B^T` of the matrix B that reads the input, and :math:`Y^T Y` of the output, enter the constraint.
-    """
-    output = _fewer_rows(form.output)
-    readers = [layer.v for layer in form.layers] + [output]
-    blocks = [signal.blocks[INPUT] for signal in readers if INPUT in signal.blocks]
-    if not blocks or sum(len(block) for block in blocks) >= form.inputs:
-        return NormalForm(form.inputs, form.layers, output)
-    factor = torch.linalg.qr(torch.cat(blocks).mT, mode="r").R.mT
-    pieces = iter(factor.split([len(block) for block in blocks]))
-    signals = [
-        Signal({**signal.blocks, INPUT: next(pieces)}) if INPUT in signal.blocks else signal for signal in readers
-    ]
-    layers = tuple(replace(layer, v=signal) for layer, signal in zip(form.layers, signals[:-1], strict=True))
-    return NormalForm(factor.shape[1], layers, signals[-1])
-
-
-def _fewer_rows(signal: Signal) -> Signal:
-    names = list(signal.blocks)
-    joined = torch.cat([signal.blocks[name] for name in names], dim=1)
-    if joined.shape[0] <= joined.shape[1]:
-        return signal
-    R = torch.linalg.qr(joined, mode="r").R
-    widths = [signal.blocks[name].shape[1] for name in names]
-    return Signal(dict(zip(names, R.split(widths, dim=1), strict=True)))
-
-
 def _scaled(signal: Signal, node: Activation) -> Signal:
     """A signal times the upper slopes; the true factor is lower by a few roundings, which are counted."""
     lower, upper = (_spread(end, node) for end in node.slope)
@@ -266,31 +251,31 @@ def _signal(node: Node, reads: list[Signal], graph: Graph) -> Signal:
 
 
 def _grouped(node: Opaque, found: Groups, signal: Signal) -> tuple[Layer, Signal]:
-    """The layer ``w`` of what a node sorts or reflects, and the node's own signal ``q q'v + D w``."""
+    """The layer of what a node sorts or reflects, and the node's own signal ``p m + D w``."""
     count, n = found.index.shape
-    m = found.coordinates
     # As in `_through`: sizes are products of rounded non-negative numbers themselves.
     roundings = signal.roundings + 2 * (found.roundings + n + 2)
 
-    def read(blocks: Mapping[str, Tensor], C: Tensor) -> dict[str, Tensor]:
-        return {name: (C @ block[found.index]).flatten(0, 1) for name, block in blocks.items()}
+    def read(C: Tensor) -> Signal:
+        size = found.sizes(C)
+        blocks = {name: (C @ block[found.index]).flatten(0, 1) for name, block in signal.blocks.items()}
+        sizes = {name: (size @ block[found.index]).flatten(0, 1) for name, block in signal.magnitudes().items()}
+        return Signal(blocks, sizes, roundings)
 
-    def written(blocks: Mapping[str, Tensor], keep: Tensor, D: Tensor) -> dict[str, Tensor]:
-        total = {}
-        for name, block in blocks.items():
-            total[name] = torch.empty_like(block)
-            total[name][found.index] = keep @ block[found.index]
-        total[node.name] = torch.zeros(count * n, count * m, dtype=torch.float64)
-        total[node.name][found.index[:, :, None], torch.arange(count * m).reshape(count, 1, m)] = D.expand(count, n, m)
-        return total
+    def written(D: Tensor) -> Tensor:
+        m = D.shape[-1]
+        block = torch.zeros(count * n, count * m, dtype=torch.float64)
+        block[found.index[:, :, None], torch.arange(count * m).reshape(count, 1, m)] = D.expand(count, n, m)
+        return block
 
-    size, bounds = signal.magnitudes(), found.sizes
-    s = Signal(read(signal.blocks, found.read), read(size, bounds(found.read)), roundings)
-    u_sizes = written(size, bounds(found.keep), bounds(found.write))
-    u = Signal(written(signal.blocks, found.keep, found.write), u_sizes, roundings)
+    m = found.coordinates
     one = torch.ones(count * m, dtype=torch.float64)
     index = None if m == 1 else torch.arange(count).repeat_interleave(m)
-    return Layer(node.name, s, -one, one, index), u
+    layer = Layer(node.name, read(found.C), -one, one, index, read(found.q))
+    parts = {layer.passed: found.p, node.name: found.D}
+    blocks = {name: written(part) for name, part in parts.items()}
+    sizes = {name: written(found.sizes(part)) for name, part in parts.items()}
+    return layer, Signal(blocks, sizes, found.roundings)
 
 
 def _through(linear: LinearMap, signal: Signal) -> Signal:

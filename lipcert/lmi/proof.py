@@ -3,6 +3,10 @@ r"""A proof, rounding included, that multipliers give a bound. Floor 2.
 The constraint's matrix is formed in float64 together with a matrix that bounds the sizes of the terms its entries are
 sums of, scaled by powers of two, and shown to be positive semidefinite by a factor whose residual is bounded.
 
+A variable that a layer keeps, :math:`m = q^T v`, stays a variable: :math:`(m - q^T v)^T (X z + 2 \Sigma (m - q^T v))`
+is zero for whatever X and :math:`\Sigma` and may be added. The X that elimination names cancels what is left of m there
+(Finsler's lemma with its multiplier known), which costs no tightness and leaves the blocks of a chain where they are.
+
 References:
     | Rigorous error bounds for the optimal value in semidefinite programming (Jansson, Chaykin, Keil, 2007)
     | Verification of positive definiteness (Rump, 2006)
@@ -14,10 +18,11 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
+from torch import Tensor
 
 from lipcert.kernel.blockwise import blockwise_defect
 from lipcert.kernel.rounding import Array, add_up, gamma, mul_up, require_ieee, round_up
-from lipcert.lmi.elimination import tighten
+from lipcert.lmi.elimination import eliminate, tighten
 from lipcert.lmi.normal_form import INPUT, Multipliers, NormalForm, Signal
 
 INFLATIONS = tuple(10.0 ** (-quarter / 4) for quarter in range(40, 7, -1))
@@ -66,8 +71,12 @@ class _Proof:
     """
 
     def __init__(self, form: NormalForm, multipliers: Multipliers) -> None:
-        self.order = [INPUT, *(layer.name for layer in form.layers)]
-        self.width = {INPUT: form.inputs} | {layer.name: len(layer.alpha) for layer in form.layers}
+        self.width = {INPUT: form.inputs}
+        for layer in form.layers:
+            self.width[layer.name] = len(layer.alpha)
+            if layer.kept is not None:
+                self.width[layer.passed] = _rows(layer.kept)
+        self.order = list(self.width)
         self.H: dict[Pair, Array] = {}
         self.sizes: dict[Pair, Array] = {}
         self.valid = True
@@ -86,8 +95,42 @@ class _Proof:
             if np.any(alpha * beta != 0.0):
                 self._subtract_gram(layer.v, -2.0 * alpha * beta * lam)
             rounded.append(2 * layer.v.roundings + len(lam) + 8)
+        rounded += self._equations(form, multipliers)
         # An entry is a sum over layers of terms with at most this many roundings each; sizes are rounded themselves.
         self.roundings = 2 * (max(rounded) + len(form.layers) + 4)
+
+    def _equations(self, form: NormalForm, multipliers: Multipliers) -> Iterator[int]:
+        """Add ``(m - V z)'(O m + R z + 2 S (m - V z))`` for every kept ``m = V z``; how often its terms are rounded."""
+        found: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
+        if any(layer.kept is not None for layer in form.layers):
+            eliminate(form, lambda layer, own, across: multipliers[layer.name], keep=found.__setitem__)
+        for layer in form.layers:
+            if layer.kept is None:
+                continue
+            if layer.passed not in found:
+                self.valid = False
+                return
+            m, V = layer.passed, {name: parts for name, *parts in _blocks(layer.kept)}
+            O, across = found[m][0].numpy(), {name: T.numpy() for name, T in found[m][1].items()}
+            O = 0.5 * (O + O.T)
+            peak = float(np.max(O.diagonal(), initial=0.0))
+            S = 2.0 * np.maximum(O.diagonal(), 1e-6 * peak)[:, None]
+            R = {name: O @ V[name][0] + 2.0 * across.get(name, 0.0) if name in V else 2.0 * across[name] for name in V | across}
+            self._add((m, m), O + np.diag(S[:, 0]), np.abs(O) + np.diag(S[:, 0]))
+            for a in R:
+                block, size = V.get(a, (np.zeros_like(R[a]),) * 2)
+                entry = 0.5 * (R[a] - O @ block) - S * block
+                self._add((a, m), entry.T, (0.5 * (np.abs(R[a]) + np.abs(O) @ size) + S * size).T)
+            place = {name: index for index, name in enumerate(self.order)}
+            for a, (left, left_size) in V.items():
+                for b, right in R.items():
+                    product, size = -0.5 * (left.T @ right), 0.5 * (left_size.T @ np.abs(right))
+                    if place[a] <= place[b]:
+                        self._add((a, b), product, size)
+                    if place[b] <= place[a]:
+                        self._add((b, a), product.T, size.T)
+            self._subtract_gram(layer.kept, -S[:, 0])
+            yield 2 * layer.kept.roundings + 3 * len(O) + 16
 
     def holds(self, bound: float) -> bool:
         """Whether the matrix with ``rho = bound**2`` is shown to be positive semidefinite."""
