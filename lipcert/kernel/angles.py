@@ -13,8 +13,8 @@ _BITS = 80
 def cosine_and_sine(angle: Fraction) -> tuple[float, float]:
     r"""Both within :math:`2^{-53}`, for any rational angle.
 
-    Taylor's series at :math:`y = \\text{angle} / 2^k`, below 1/2, then k times :math:`e^{2iy} = (e^{iy})^2`. One unit is
-    :math:`2^{-p}`: the series is off by less than 4 p of them, a doubling doubles the error and adds two, and
+    Taylor's series at :math:`y = t / 2^k`, t the angle, at most 1/2, and k times :math:`e^{2iy} = (e^{iy})^2`. In units
+    of :math:`2^{-p}` the series is off by less than 4 p, a doubling doubles the error and adds two, and
     ``p = 80 + 2 k`` leaves less than :math:`2^{-60}`.
 
     Example:

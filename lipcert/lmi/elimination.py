@@ -88,15 +88,18 @@ def factorise(form: NormalForm, multipliers: Multipliers) -> tuple[Tensor, Calla
 
     def maximise(x: Tensor) -> list[Tensor]:
         z, products = {INPUT: x}, []
+
+        def times(blocks: Mapping[str, Tensor]) -> Tensor:
+            return sum((block @ z[name] for name, block in blocks.items()), torch.zeros_like(x[:1]))
+
         for layer in form.layers:
             L, blocks = factors[layer.name]
-            right = sum((block @ z[name] for name, block in blocks.items()), torch.zeros(len(L), x.shape[1]).to(x))
-            u = torch.linalg.solve_triangular(L.mT, right, upper=True)
-            v = sum((block @ z[name] for name, block in layer.v.blocks.items()), torch.zeros_like(u))
+            u = torch.linalg.solve_triangular(L.mT, times(blocks) + x.new_zeros(len(L), 1), upper=True)
+            v = times(layer.v.blocks)
             products.append((u - layer.alpha[:, None] * v) * (u - layer.beta[:, None] * v))
             z[layer.name] = u
             if layer.kept is not None:
-                z[layer.passed] = sum((block @ z[name] for name, block in layer.kept.blocks.items()), torch.zeros_like(x[:1]))
+                z[layer.passed] = times(layer.kept.blocks)
         return products
 
     return G, maximise
@@ -119,9 +122,7 @@ def tighten(form: NormalForm, multipliers: Multipliers) -> float:
     return float("inf") if G is None else max(0.0, float(torch.linalg.eigvalsh(G)[-1]))
 
 
-def _without(
-    G: Quadratic, name: str, size: int, like: Tensor
-) -> tuple[Quadratic, Tensor, dict[str, Tensor]]:
+def _without(G: Quadratic, name: str, size: int, like: Tensor) -> tuple[Quadratic, Tensor, dict[str, Tensor]]:
     """A form without one of its variables, that variable's own block, and its blocks across with the others."""
     own = G.get((name, name))
     across = {b: block for (a, b), block in G.items() if a == name and b != name}

@@ -4,9 +4,9 @@ With :math:`\delta` the difference of two runs and :math:`z = (\delta x, \delta 
 
 .. math:: \delta v_k = V_k z, \qquad \delta y = Y z,
 
-where :math:`u_k = \varphi_k(v_k)` elementwise with slopes in :math:`[\alpha, \beta]`, or together so where neurons share
-a multiplier (`groups`). Sequential networks, residual branches and dense concatenations are all of this form; biases
-drop out of differences. The form is kept by blocks: a signal is a matrix for each variable it reads.
+where :math:`u_k = \varphi_k(v_k)` elementwise with slopes in :math:`[\alpha, \beta]`, or so on the whole where neurons
+share a multiplier (`groups`). Sequential networks, residual branches and dense concatenations are all of this form;
+biases drop out of differences. The form is kept by blocks: a signal is a matrix for each variable it reads.
 """
 
 from __future__ import annotations
@@ -170,7 +170,8 @@ def normal_form(graph: Graph, source: str | None = None, target: str | None = No
         if isinstance(node, Activation) and nearly_linear(node):
             signals[node.name] = _scaled(reads[0], node)
         elif isinstance(node, Activation):
-            layers.append(Layer(node.name, reads[0], *(_spread(end, node) for end in node.slope)))
+            alpha, beta = (_spread(end, node) for end in node.slope)
+            layers.append(Layer(node.name, reads[0], alpha, beta))
             signals[node.name] = _variable(node.name, math.prod(node.shape))
         elif isinstance(node, Opaque):
             layer, signals[node.name] = _grouped(node, groups(node), reads[0])
