@@ -94,7 +94,7 @@ def pair(shape: tuple[int, ...], seed: int, integers: bool) -> tuple[Tensor, Ten
 
 @pytest.mark.parametrize("name", MODULES)
 @given(place=st.sampled_from(PLACES), seed=st.integers(0, 2**16), integers=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_direction_is_kept_and_the_rest_does_not_grow(name: str, place: Any, seed: int, integers: bool):
     shape, (module, node, _) = place[0], alone(name, place)
     found = groups(node)
@@ -114,7 +114,7 @@ def test_a_direction_is_kept_and_the_rest_does_not_grow(name: str, place: Any, s
 
 @pytest.mark.parametrize("name", MODULES)
 @given(place=st.sampled_from(PLACES), seed=st.integers(0, 2**16))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_the_checker_knows_the_same_directions_exactly(name: str, place: Any, seed: int):
     shape, (module, _, node) = place[0], alone(name, place)
     (Q, B), bounds, squares, unit = _directions(node)
@@ -136,7 +136,7 @@ def test_the_checker_knows_the_same_directions_exactly(name: str, place: Any, se
 
 
 @given(st.floats(-1e6, 1e6) | st.floats(allow_nan=False, allow_infinity=False))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_cosine_and_sine_are_what_they_claim_to_be(angle: float):
     mpmath = pytest.importorskip("mpmath")
     with mpmath.workprec(2400):
@@ -165,8 +165,8 @@ class Mixed(nn.Module):
         return self.head(torch.cat([g, torch.relu(h)], dim=1).flatten(1)[:, :36])
 
 
-def mixed(make: Make, seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
+def mixed(make: Make) -> nn.Module:
+    torch.manual_seed(0)
     return Mixed(make).requires_grad_(False)
 
 
@@ -222,15 +222,14 @@ def make_only(make: Make) -> Make:
 
 def certified(graph: Graph) -> Certificate:
     """With the descent, which knows groups that share a multiplier."""
-    found = LipSDP(FirstOrder(iterations=100))(graph)
+    found = LipSDP(FirstOrder(iterations=30))(graph)
     assert check(found, graph).bound == check_float64(found, graph).bound == found.bound
     return found
 
 
 @pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
-@pytest.mark.parametrize("seed", range(3))
-def test_bounds_lie_between_a_witness_and_the_product(make: Make, seed: int):
-    for model, shape in ((chain([3, 6, 12, 2], seed, make), (3,)), (mixed(make, seed), (2, 4))):
+def test_bounds_lie_between_a_witness_and_the_product(make: Make):
+    for model, shape in ((chain([3, 6, 12, 2], 0, make), (3,)), (mixed(make), (2, 4))):
         graph = trace(model, shape)
         found = certified(graph)
         assert witness(model, shape, L2, budget=QUICK).ratio <= found.bound < Product()(graph).bound
@@ -273,7 +272,7 @@ class Halves(nn.Module):
         return torch.cat([mean + difference, mean - difference], dim=1)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_pairs_are_a_modulus_of_their_difference(seed: int):
     sizes = [4, 6, 8, 3]
     spelled = normal_form(trace(chain(sizes, seed, lambda size, dim: Halves()), (4,)))
@@ -345,10 +344,9 @@ def published_class(model: nn.Sequential, n: int, free: bool) -> float:
 
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
 @pytest.mark.parametrize(("n", "name"), [(2, "groupsort 2"), (3, "groupsort 3"), (6, "groupsort 6")])
-@pytest.mark.parametrize("sizes", [[3, 6, 2], [4, 6, 12, 3]], ids=str)
-def test_the_best_bound_is_that_of_the_published_class_of_multipliers(n: int, name: str, sizes: list[int]):
-    model = chain(sizes, 0, MODULES[name])
-    form = normal_form(trace(model, (sizes[0],)))
+def test_the_best_bound_is_that_of_the_published_class_of_multipliers(n: int, name: str):
+    model = chain([4, 6, 12, 3], 0, MODULES[name])
+    form = normal_form(trace(model, (4,)))
     ours = FirstOrder(iterations=1000, tolerance=1e-9)(form).rho ** 0.5
     plain, free = published_class(model, n, False), published_class(model, n, True)
     assert ours == pytest.approx(free, rel=1e-4)
@@ -446,7 +444,7 @@ def lines_of(model: nn.Module) -> list[tuple[Fraction, Fraction]]:
     power=st.integers(-14, -1),
     sign=st.sampled_from([-1.0, 1.0]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_neither_proof_accepts_what_exact_elimination_refuses(
     name: str, n: int, count: int, seed: int, power: int, sign: float
 ):

@@ -26,9 +26,10 @@ class LipSDP:
     For slope-restricted activations the incremental quadratic constraint with multipliers :math:`\lambda \ge 0`
     implies :math:`|f(x) - f(y)|_2 \le \sqrt{\rho} |x - y|_2`; the solver looks for the multipliers with the least
     :math:`\rho`, the bound is computed from them again and proven with outward rounding. Residual branches, dense
-    skips and concatenations are one constraint, not a sum of bounds. The network is cut where a function is not
-    elementwise (maximum pooling, softmax): those parts are bounded by norms, and the bounds are multiplied. The bound
-    is at most `Product`'s.
+    skips and concatenations are one constraint, not a sum of bounds. MaxMin, GroupSort, FullSort and Householder are
+    part of it: they keep one direction of every group of channels and do not stretch the rest, with one multiplier per
+    group. The network is cut at other functions that are not elementwise (maximum pooling, softmax): those parts are
+    bounded by norms, and the bounds are multiplied. The bound is at most `Product`'s.
 
     Only diagonal multipliers are used: those that couple neurons (LipSDP-Network) are not valid, as
     relu(x) - relu(x - 1) shows.
@@ -43,6 +44,7 @@ class LipSDP:
     References:
         | Efficient and accurate estimation of Lipschitz constants for deep neural networks (Fazlyab et al., 2019)
         | Training robust neural networks using Lipschitz bounds (Pauli et al., 2021): why only diagonal multipliers
+        | Novel quadratic constraints for extending LipSDP beyond slope-restricted activations (Pauli et al., 2024)
 
     Example:
         >>> import torch
