@@ -40,6 +40,9 @@ class Auto:
         if size > self.dense:
             found = FirstOrder(seconds=self.seconds)(form, start, progress)
             return replace(found, method=f"Auto: {size} unknowns, over {self.dense}, {found.method}")
+        if any(layer.index is not None for layer in form.layers):  # which the interior point does not know yet
+            found = FirstOrder(seconds=self.seconds)(form, start, progress)
+            return replace(found, method=f"Auto: {size} unknowns, shared multipliers, {found.method}")
         begun = FirstOrder(150, (10.0,), tolerance=1e-3, seconds=self.seconds)(form, start, progress)
         found = InteriorPoint(self.gap, seconds=self.seconds)(form, begun.multipliers, progress)
         return replace(found, method=f"Auto: {size} unknowns, {begun.iterations} descents, {found.method}")
