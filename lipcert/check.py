@@ -83,7 +83,11 @@ class Map:
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """A node and what it does to distances: a map (affine), slopes (activation), gains by pair (opaque)."""
+    """A node and what it does to distances: a map (affine), slopes (activation), gains by pair (opaque).
+
+    A node that sorts or reflects groups of entries has ``members`` in each, along ``dim``, side by side if
+    ``consecutive``; the ``angles`` are those of reflections.
+    """
 
     kind: str
     name: str
@@ -95,6 +99,9 @@ class Node:
     gains: Mapping[str, Fraction] = field(default_factory=dict)
     declared: str = ""
     dim: int = 0
+    members: int = 0
+    consecutive: bool = False
+    angles: tuple[Fraction, ...] = ()
 
 
 Network = dict[str, Node]
@@ -537,11 +544,13 @@ def prove_part(
     """
     where = f"the part from {source} to {target}"
     inner = _between(network, source, target)
-    activations = [node for node in inner if node.kind == "activation" and not _nearly_linear(node)]
-    if multipliers.keys() != {node.name for node in activations}:
+    bent = [node for node in inner if node.members or (node.kind == "activation" and not _nearly_linear(node))]
+    if multipliers.keys() != {node.name for node in bent}:
         raise Malformed(f"{where} has multipliers of {sorted(multipliers)[:5]}, not of its activations")
     widths = {source: math.prod(network[source].shape)}
-    widths |= {node.name: math.prod(node.shape) for node in activations}
+    for node in bent:
+        size = math.prod(node.shape)
+        widths[node.name] = size - size // node.members if node.members else size
     try:
         require_size((sum(widths.values()),) * 2)
         signals = {source: _variable(source, widths[source])}
@@ -551,6 +560,9 @@ def prove_part(
             reads = [signals[name] for name in node.sources]
             if node.kind == "activation" and node.name not in multipliers:
                 signals[node.name] = _scaled(node, reads[0])
+            elif node.members:
+                signals[node.name], own = _grouped(node, reads[0], multipliers[node.name], where)
+                terms += own
             elif node.kind == "activation":
                 signals[node.name] = _variable(node.name, widths[node.name])
                 terms += _constraint(node, reads[0], multipliers[node.name], where)
@@ -613,12 +625,95 @@ def _constraint(node: Node, v: Signal, multipliers: list[Fraction], where: str) 
     X, unit = _integers([2 * value for value in multipliers])
     yield unit, node.name, node.name, np.diag(X), np.diag(X), Fraction(0)
     X, unit = _integers([-(a + b) * value for a, b, value in zip(alpha, beta, multipliers, strict=True)])
-    for name, block in v.blocks.items():
+    for name, block in v.blocks.items() if X.any() else ():
         product = X[:, None] * block.astype(object)
         size = abs(X)[:, None] * v.sizes[name].astype(object)
         yield unit * v.unit, node.name, name, product, size, v.loose
         yield unit * v.unit, name, node.name, product.T, size.T, v.loose
     yield from _gram(v, [2 * a * b * value for a, b, value in zip(alpha, beta, multipliers, strict=True)])
+
+
+def _grouped(node: Node, v: Signal, multipliers: list[Fraction], where: str) -> tuple[Signal, list[Any]]:
+    """What a node makes of groups of entries by sorting or reflecting them, ``u = Q Q'v + B w``, and its constraint.
+
+    Of every group the part of ``dv`` along a unit vector q is kept exactly: along the constant when sorting, which
+    leaves the sum, along the line when reflecting. The columns ``b_k`` are orthogonal to q and to each other, and the
+    rest does not grow, so ``sum |b_k|^2 w_k^2 <= sum |b_k|^2 s_k^2`` for the coordinates w of du and s of dv along
+    them: neurons with slopes in [-1, 1] and multipliers ``lambda |b_k|^2``. For sorting lambda is n times the one
+    given, which stands before ``sum over i < j of (du_i - du_j)^2``, n times the square of the rest.
+    """
+    groups = math.prod(node.shape) // node.members
+    if len(multipliers) != groups:
+        raise Malformed(f"{where}: {len(multipliers)} multipliers for the {groups} groups of {node.name}")
+    (Q, B), bounds, squares, unit = _directions(node)
+    loose = unit if node.angles else Fraction(0)
+    length = 1 if node.angles else node.members
+    each = [multipliers[j * groups // len(squares)] * length * square for j, square in enumerate(squares)]
+    common = math.lcm(*squares)
+    scale = np.array([common // square for square in squares], dtype=object)[:, None]
+    s = _times(v, B.T * scale, bounds[1].T * scale, unit / common, loose)
+    ends = (np.array(Fraction(-1), dtype=object), np.array(Fraction(1), dtype=object))
+    own = list(_constraint(Node("activation", node.name, (len(squares),), ends=ends), s, each, where))
+    kept = _times(_times(v, Q.T, bounds[0].T, unit, loose), Q, bounds[0], unit / length, loose)
+    turned = _times(_variable(node.name, len(squares)), B, bounds[1], unit, loose)
+    return _through(Node("add", node.name, node.shape), [kept, turned], [node.shape] * 2), own
+
+
+def _directions(node: Node) -> tuple[Any, Any, list[int], Fraction]:
+    """``unit (Q, B)`` of the groups of a node, bounds of what errors are relative to, and the squares of B's columns.
+
+    For sorting Q has ones, and B the columns ``(1, ..., 1, -k, 0, ..., 0)`` for k = 1, ..., n - 1.
+    """
+    size, n, along = math.prod(node.shape), node.members, node.shape[node.dim]
+    require_size((size, size))
+    places = np.moveaxis(np.arange(size).reshape(node.shape), node.dim, 0).reshape(along, -1)
+    if node.consecutive:  # members n i, ..., n i + n - 1
+        places = places.reshape(along // n, n, -1).swapaxes(0, 1)
+    index = places.reshape(n, -1).T  # else i, i + m, ..., i + (n - 1) m
+    groups = len(index)
+
+    def spread(columns: np.ndarray) -> np.ndarray:
+        X = np.zeros((size, groups * columns.shape[2]), dtype=object)
+        X[index[:, :, None], np.arange(X.shape[1]).reshape(groups, 1, -1)] = columns
+        return X
+
+    if node.angles:
+        found = np.array([cosine_and_sine(angle / 2) for angle in node.angles], dtype=object)
+        c, s = np.repeat(found, groups // len(found), axis=0).T[:, :, None, None]
+        pair = [spread(np.concatenate(columns, axis=1)) for columns in ((c, s), (s, -c))]
+        bound = spread(np.full((1, 2, 1), 1 << 64, dtype=object))  # entries are off by at most 1, whatever they are
+        return pair, [bound, bound], [1] * groups, Fraction(1, 1 << 64)
+    b = np.triu(np.ones((n, n - 1), dtype=np.int64)) - np.eye(n, n - 1, -1, dtype=np.int64) * np.arange(1, n)
+    pair = [narrow(spread(columns[None])) for columns in (np.ones((n, 1), dtype=np.int64), b)]
+    return pair, [abs(X) for X in pair], [k * (k + 1) for k in range(1, n)] * groups, Fraction(1)
+
+
+def _times(signal: Signal, X: np.ndarray, size: np.ndarray, unit: Fraction, loose: Fraction) -> Signal:
+    """``unit X`` times a signal, where the entries of X are off by a relative ``loose`` of ``size``."""
+    blocks = {name: exact_product(X, block) for name, block in signal.blocks.items()}
+    sizes = {name: exact_product(size, block) for name, block in signal.sizes.items()}
+    return Signal(signal.unit * unit, blocks, sizes, (1 + loose) * (1 + signal.loose) - 1)
+
+
+def cosine_and_sine(angle: Fraction) -> tuple[int, int]:
+    """``2^64 cos`` and ``2^64 sin`` of an angle, off by at most 1 each.
+
+    Taylor's series at ``angle / 2^k``, at most 1/2, in units of 2^-p, each of its at most p + 1 terms cut by less than
+    2 units; then k squarings of ``cos + i sin``, each of which doubles the error and adds less than 3 units.
+    """
+    k = math.ceil(abs(angle) * 2).bit_length()
+    p = 128 + 2 * k
+    x = math.floor(abs(angle) * 2 ** (p - k))
+    real, imaginary, term, j = 0, 0, 1 << p, 0
+    while term:
+        sign = -1 if j & 2 else 1
+        real, imaginary = (real, imaginary + sign * term) if j & 1 else (real + sign * term, imaginary)
+        j += 1
+        term = term * x // (j << p)
+    for _ in range(k):
+        real, imaginary = (real * real - imaginary * imaginary) >> p, (real * imaginary) >> (p - 1)
+    cosine, sine = ((value + (1 << p - 65)) >> (p - 64) for value in (real, imaginary))
+    return cosine, -sine if angle < 0 else sine
 
 
 def _gram(signal: Signal, weights: list[Fraction]) -> Iterator[Any]:
@@ -932,8 +1027,6 @@ def own_gains(function: str, parameters: dict[str, Any], source: tuple[int, ...]
         expected = source
         if function == "softmax":
             _axes(parameters, source)
-        elif not all(type(value) in (int, list, str) for value in parameters.values()):
-            raise Malformed(f"parameters of `{function}`")  # which groups are sorted, or reflected, does not matter
         factors = {"softmax": (one / 4, one / 4), "sort": (one, one), "householder": (one, Fraction(2))}[function]
         gains = {"l2->l2": factors[0], "l1->l1": factors[1], "linf->linf": factors[1]}
     elif function in ("logsumexp", "norm2"):
@@ -956,6 +1049,23 @@ def _axes(parameters: dict[str, Any], shape: tuple[int, ...]) -> set[int]:
     if any(type(dim) is not int or not -len(shape) <= dim < len(shape) for dim in dims):
         raise Malformed(f"dimensions {dims} of the shape {shape}")
     return {dim % len(shape) for dim in dims}
+
+
+def read_groups(found: Any, shape: tuple[int, ...], remaining: Any) -> dict[str, Any]:
+    """Which entries a node sorts, or reflects at lines of which angles: groups along a dimension."""
+    if found["function"] == "sort":
+        about = record(found["parameters"], "parameters of `sort`", dim=int, group=int, arrangement=str)
+        n, arrangement, angles = about["group"], about["arrangement"], None
+    else:
+        about = record(found["parameters"], "parameters of `householder`", dim=int, theta=dict)
+        n, arrangement = 2, "interleaved"
+        angles = floats(remaining, record(about["theta"], "the angles", tensor=str)["tensor"])
+    dim = about["dim"]
+    fits = 0 <= dim < len(shape) and n >= 2 and shape[dim] % n == 0 and arrangement in ("consecutive", "interleaved")
+    if not fits or (angles is not None and angles.shape != (shape[dim] // 2,)):
+        raise Malformed(f"{arrangement[:20]} groups of {n} along dimension {dim} of the shape {shape}, or their angles")
+    each = () if angles is None else tuple(map(Fraction, angles.tolist()))
+    return {"dim": dim, "members": n, "consecutive": arrangement == "consecutive", "angles": each}
 
 
 def _multiplicity(window: Any, size: int) -> int:
@@ -1071,11 +1181,12 @@ def _read_opaque(found: Any, source: tuple[int, ...], shape: tuple[int, ...], re
                 floats(remaining, record(value, where, tensor=str)["tensor"])
         listed = ", ".join(f"{pair}: {_show(value)}" for pair, value in gains.items())
         return {"gains": gains, "declared": f"{where} is at most {listed}"}
+    about = read_groups(found, source, remaining) if found["function"] in ("sort", "householder") else {}
     own = own_gains(found["function"], found["parameters"], source, shape)
     for pair in gains.keys() & own.keys():
         if not own[pair] <= gains[pair] ** 2:
             raise Reject(f"{where}: {_show(gains[pair])} is below {_show(sqrt_up(own[pair]))} in {pair}.")
-    return {"gains": {pair: value for pair, value in gains.items() if pair in own}}
+    return {"gains": {pair: value for pair, value in gains.items() if pair in own}, **about}
 
 
 def read_map(entry: Any, remaining: dict[str, np.ndarray]) -> Map:

@@ -62,7 +62,7 @@ def check_float64(certificate: Certificate, graph: Graph) -> Certificate:
         given = {
             name: torch.tensor(list(map(float, listed)), dtype=torch.float64) for name, listed in multipliers.items()
         }
-        sizes = {layer.name: len(layer.alpha) for layer in form.layers}
+        sizes = {layer.name: layer.count for layer in form.layers}
         if {name: len(lam) for name, lam in given.items()} != sizes:
             raise Malformed(f"the multipliers of the part from {source} to {target} are not those of its activations")
         if not holds(form, given, float(value)):

@@ -504,8 +504,8 @@ OPAQUE = {
     "max_windows": ((2, 5, 4), (2, 3, 2), {L2: ROOT2, L1: 2.0, LINF: 1.0, L1_LINF: 1.0, L2_LINF: 1.0}, POOL),
     "softmax": ((2, 3), (2, 3), {L2: 0.5, L1: 0.5, LINF: 0.5}, {"dim": 1}),
     "logsumexp": ((2, 3), (2,), ONE, {"dim": [1]}),
-    "sort": ((4, 3), (4, 3), ONE, {"dim": 0}),
-    "householder": ((4,), (4,), {L2: 1.0, L1: ROOT2, LINF: ROOT2}, {"dim": 0}),
+    "sort": ((4, 3), (4, 3), ONE, {"dim": 0, "group": 2, "arrangement": "interleaved"}),
+    "householder": ((4,), (4,), {L2: 1.0, L1: ROOT2, LINF: ROOT2}, {"dim": 0, "theta": torch.tensor([0.3, 4.0])}),
     "norm2": ((2, 3, 4), (2, 1, 1), {L2: 1.0}, {"dim": [1, 2]}),
 }
 

@@ -11,8 +11,9 @@ from lipcert.certificate import Block, Certificate, Multipliers, Validity
 from lipcert.certifiers.composition import node_bounds
 from lipcert.certifiers.product import Product
 from lipcert.errors import UnsupportedOperation
-from lipcert.graph import Activation, Affine, Graph, Opaque
+from lipcert.graph import Activation, Affine, Graph, Node, Opaque
 from lipcert.lmi import normal_form, prove
+from lipcert.lmi.groups import constrained
 from lipcert.lmi.normal_form import between, nearly_linear
 from lipcert.norms import L2, Norms
 from lipcert.solvers import Auto, Solver
@@ -25,9 +26,10 @@ class LipSDP:
     For slope-restricted activations the incremental quadratic constraint with multipliers :math:`\lambda \ge 0`
     implies :math:`|f(x) - f(y)|_2 \le \sqrt{\rho} |x - y|_2`; the solver looks for the multipliers with the least
     :math:`\rho`, the bound is computed from them again and proven with outward rounding. Residual branches, dense
-    skips and concatenations are one constraint, not a sum of bounds. The network is cut where a function is not
-    elementwise (maximum pooling, softmax): those parts are bounded by norms, and the bounds are multiplied. The bound
-    is at most `Product`'s.
+    skips and concatenations are one constraint, not a sum of bounds. MaxMin, GroupSort, FullSort and Householder are
+    part of it: they keep one direction of every group of channels and do not stretch the rest, with one multiplier per
+    group. The network is cut at other functions that are not elementwise (maximum pooling, softmax): those parts are
+    bounded by norms, and the bounds are multiplied. The bound is at most `Product`'s.
 
     Only diagonal multipliers are used: those that couple neurons (LipSDP-Network) are not valid, as
     relu(x) - relu(x - 1) shows.
@@ -42,6 +44,7 @@ class LipSDP:
     References:
         | Efficient and accurate estimation of Lipschitz constants for deep neural networks (Fazlyab et al., 2019)
         | Training robust neural networks using Lipschitz bounds (Pauli et al., 2021): why only diagonal multipliers
+        | Novel quadratic constraints for extending LipSDP beyond slope-restricted activations (Pauli et al., 2024)
 
     Example:
         >>> import torch
@@ -91,14 +94,18 @@ def parts(graph: Graph) -> Iterator[tuple[str, str]]:
     begin, worth = names[0], False
     for before, name in itertools.pairwise(names):
         inner = between(graph, before, name)
-        if any(isinstance(node, Opaque) for node in inner):
+        if any(isinstance(node, Opaque) and not constrained(node) for node in inner):
             if worth:
                 yield begin, before
             begin, worth = name, False
         else:
-            worth = worth or any(isinstance(node, Activation) and not nearly_linear(node) for node in inner)
+            worth = worth or any(constrained(node) or _bends(node) for node in inner)
     if worth:
         yield begin, names[-1]
+
+
+def _bends(node: Node) -> bool:
+    return isinstance(node, Activation) and not nearly_linear(node)
 
 
 def bottlenecks(graph: Graph) -> list[str]:

@@ -2,8 +2,9 @@
 
 from lipcert.lmi.dual import dual_value, feasible, linear_path, multipliers_of, vectors_of
 from lipcert.lmi.elimination import Factors, eliminate, factorise, tighten
-from lipcert.lmi.normal_form import Layer, Multipliers, NormalForm, Signal, normal_form, reduced, rescaled
+from lipcert.lmi.normal_form import Layer, Multipliers, NormalForm, Signal, normal_form
 from lipcert.lmi.proof import holds, prove
+from lipcert.lmi.reduction import reduced, rescaled
 
 __all__ = [
     "Factors",

@@ -6,7 +6,8 @@ For multipliers :math:`\Lambda_k \ge 0` the incremental constraint asks for the 
           (\delta u_k - \beta_k \delta v_k) \quad \text{for all } \delta x, \delta u .
 
 The right side is concave in the last :math:`\delta u_k` if :math:`S_k = 2 \Lambda_k - G_{kk} \succ 0`; its maximum is
-a quadratic form in the variables before. For a chain this is a block Cholesky factorisation, linear in the depth.
+a quadratic form in the variables before. For a chain this is a block Cholesky factorisation, linear in the depth. A
+variable that is kept, :math:`m = q^T v`, is not maximised over but put in.
 Everything is differentiable in the multipliers. Blocks may be complex and may carry batch dimensions in front: one
 constraint for each entry of the batch, all with the same multipliers and the same :math:`\rho`.
 
@@ -33,7 +34,7 @@ Choice = Callable[[Layer, Tensor, Mapping[str, Tensor]], Tensor]
 
 
 Keep = Callable[[str, tuple[Tensor, dict[str, Tensor]]], None]
-"""Called with a layer's name, its pivot's factor L, and ``L^-1 B`` by blocks."""
+"""Called with a layer's name, its pivot's factor L, and ``L^-1 B`` by blocks; for kept variables with G's blocks."""
 
 
 def _forget(name: str, factor: tuple[Tensor, dict[str, Tensor]]) -> None:
@@ -51,21 +52,17 @@ def eliminate(form: NormalForm, choose: Choice, keep: Keep = _forget) -> Tensor 
     Returns:
         ``(..., inputs, inputs)``.
     """
-    names = [INPUT, *(layer.name for layer in form.layers)]
     G: Quadratic = {}
     _add_gram(G, form.output.blocks)
-    for position in range(len(form.layers), 0, -1):
-        layer = form.layers[position - 1]
-        size = len(layer.alpha)
+    for layer in reversed(form.layers):
+        if layer.kept is not None:
+            G = _put_in(G, layer.passed, layer.kept.blocks, keep)
         like = next(iter(layer.v.blocks.values()), layer.alpha)
-        own = G.get((layer.name, layer.name))
-        own = like.new_zeros(size, size) if own is None else own
-        across = {a: G[layer.name, a] for a in names[:position] if (layer.name, a) in G}
+        G, own, across = _without(G, layer.name, len(layer.alpha), like)
         lam = layer.spread(choose(layer, own, across))
         L, failed = torch.linalg.cholesky_ex(torch.diag_embed(2.0 * lam) - own)
         if bool(failed.any()):
             return None
-        G = {pair: block for pair, block in G.items() if layer.name not in pair}
         weight = -2.0 * layer.alpha * layer.beta * lam
         if bool((layer.alpha * layer.beta != 0.0).any()):
             _add_gram(G, layer.v.blocks, weight)
@@ -76,7 +73,7 @@ def eliminate(form: NormalForm, choose: Choice, keep: Keep = _forget) -> Tensor 
         halves = {a: torch.linalg.solve_triangular(L, block, upper=False) for a, block in B.items()}
         keep(layer.name, (L, halves))
         _add_gram(G, halves)
-    found = G.get((INPUT, INPUT))
+    found = G.get((INPUT, INPUT))  # every other variable is gone
     return form.zeros(form.inputs, form.inputs) if found is None else found
 
 
@@ -102,9 +99,11 @@ class Factors:
             L, blocks = self.rows[layer.name]
             if not blocks:
                 z[layer.name] = x.new_zeros(*x.shape[:-2], len(layer.alpha), x.shape[-1])
-                continue
-            right = total(block @ z[name] for name, block in blocks.items())
-            z[layer.name] = torch.linalg.solve_triangular(L.mH, right, upper=True)
+            else:
+                right = total(block @ z[name] for name, block in blocks.items())
+                z[layer.name] = torch.linalg.solve_triangular(L.mH, right, upper=True)
+            if layer.kept is not None:
+                z[layer.passed] = layer.kept.value(z, 1)
         return z
 
     def products(self, x: Tensor) -> list[Tensor]:
@@ -141,9 +140,36 @@ def tighten(form: NormalForm, multipliers: Multipliers) -> float:
     return float("inf") if G is None else max(0.0, float(torch.linalg.eigvalsh(G)[..., -1].max()))
 
 
+def _without(G: Quadratic, name: str, size: int, like: Tensor) -> tuple[Quadratic, Tensor, dict[str, Tensor]]:
+    """A form without one of its variables, that variable's own block, and its blocks across with the others."""
+    own = G.get((name, name))
+    across = {b: block for (a, b), block in G.items() if a == name and b != name}
+    rest = {pair: block for pair, block in G.items() if name not in pair}
+    return rest, like.new_zeros(size, size) if own is None else own, across
+
+
+def _put_in(G: Quadratic, name: str, V: Mapping[str, Tensor], keep: Keep) -> Quadratic:
+    """The form with ``m = V z`` in place of the variable m."""
+    some = next(iter(V.values()))
+    G, own, across = _without(G, name, len(some), some)
+    keep(name, (own, across))
+    R = {b: own @ block + across[b] if b in across else own @ block for b, block in V.items()}
+    R = {**across, **R}
+    for a, left in V.items():
+        for b, right in R.items():
+            _add(G, a, b, left.mH @ right)
+    for a, left in across.items():
+        for b, right in V.items():
+            _add(G, a, b, left.mH @ right)
+    return G
+
+
 def _add_gram(G: Quadratic, blocks: Mapping[str, Tensor], weight: Tensor | None = None) -> None:
     for a, left in blocks.items():
         scaled = left if weight is None else weight[:, None] * left
         for b, right in blocks.items():
-            product = scaled.mH @ right
-            G[a, b] = G[a, b] + product if (a, b) in G else product
+            _add(G, a, b, scaled.mH @ right)
+
+
+def _add(G: Quadratic, a: str, b: str, block: Tensor) -> None:
+    G[a, b] = G[a, b] + block if (a, b) in G else block

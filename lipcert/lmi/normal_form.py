@@ -4,9 +4,9 @@ With :math:`\delta` the difference of two runs and :math:`z = (\delta x, \delta 
 
 .. math:: \delta v_k = V_k z, \qquad \delta y = Y z,
 
-where :math:`u_k = \varphi_k(v_k)` elementwise with slopes in :math:`[\alpha, \beta]`. Sequential networks, residual
-branches and dense concatenations are all of this form; biases drop out of differences. The form is kept by blocks: a
-signal is a matrix for each variable it reads.
+where :math:`u_k = \varphi_k(v_k)` elementwise with slopes in :math:`[\alpha, \beta]`, or so on the whole where neurons
+share a multiplier (`groups`). Sequential networks, residual branches and dense concatenations are all of this form;
+biases drop out of differences. The form is kept by blocks: a signal is a matrix for each variable it reads.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from lipcert.errors import InvalidInput, UnsupportedOperation
-from lipcert.graph import Activation, Add, Affine, Concat, Graph, Node, sources
+from lipcert.graph import Activation, Add, Affine, Concat, Graph, Node, Opaque, sources
 from lipcert.linear import Adjoint, Conv, Dense, Diagonal, LinearMap, Reshape, Selection, dense
+from lipcert.lmi.groups import Groups, coordinates, groups
 
 INPUT = ""
 """The name of the input's variable; activations are named as in the graph."""
@@ -71,6 +72,8 @@ class Layer:
         alpha: Slopes from below.
         beta: Slopes from above.
         index: For every neuron the number of its multiplier, ``(size,)``; ``None`` where each has its own.
+        kept: Of a layer that sorts or reflects groups, what it passes on unchanged: a variable of its own, named
+            `passed`, so that what reads it need not be written through the layer.
     """
 
     name: str
@@ -78,6 +81,12 @@ class Layer:
     alpha: Tensor
     beta: Tensor
     index: Tensor | None = None
+    kept: Signal | None = None
+
+    @property
+    def passed(self) -> str:
+        """The name of the variable that is kept."""
+        return f"{self.name} (kept)"
 
     @property
     def count(self) -> int:
@@ -122,7 +131,7 @@ class NormalForm:
         return blocks[0].new_zeros(shape) if blocks else torch.zeros(shape, dtype=torch.float64)
 
     def columns(self) -> dict[str, slice]:
-        """Where each variable stands in z: the input first, then the activations in order."""
+        """Where each variable stands in z of a reduced form: the input first, then the activations in order."""
         places, end = {INPUT: slice(0, self.inputs)}, self.inputs
         for layer in self.layers:
             places[layer.name] = slice(end, end + len(layer.alpha))
@@ -132,7 +141,13 @@ class NormalForm:
     def to(self, like: Tensor) -> NormalForm:
         """The same form for computing only (sizes dropped), on the device and in the dtype of a tensor."""
         layers = tuple(
-            replace(layer, v=_moved(layer.v, like), alpha=layer.alpha.to(like), beta=layer.beta.to(like))
+            replace(
+                layer,
+                v=_moved(layer.v, like),
+                alpha=layer.alpha.to(like),
+                beta=layer.beta.to(like),
+                kept=None if layer.kept is None else _moved(layer.kept, like),
+            )
             for layer in self.layers
         )
         return NormalForm(self.inputs, layers, _moved(self.output, like))
@@ -152,13 +167,13 @@ def normal_form(graph: Graph, source: str | None = None, target: str | None = No
         target: Where it ends; everything it depends on must pass through ``source``. Default: the graph's output.
 
     Raises:
-        UnsupportedOperation: If the part holds a function that is not elementwise, or is too large.
+        UnsupportedOperation: If the part holds a function without a quadratic constraint, or is too large.
         InvalidInput: If ``target`` also depends on something besides ``source``.
     """
     source = graph.input.name if source is None else source
     target = graph.output.name if target is None else target
     part = between(graph, source, target)
-    neurons = sum(math.prod(node.shape) for node in part if isinstance(node, Activation) and not nearly_linear(node))
+    neurons = sum(_neurons(node) for node in part)
     inputs = math.prod(graph[source].shape)
     widest = max(math.prod(node.shape) for node in [graph[source], *part])
     if max(inputs + neurons, widest) > LARGEST:
@@ -174,8 +189,12 @@ def normal_form(graph: Graph, source: str | None = None, target: str | None = No
         if isinstance(node, Activation) and nearly_linear(node):
             signals[node.name] = _scaled(reads[0], node)
         elif isinstance(node, Activation):
-            layers.append(Layer(node.name, reads[0], *(_spread(end, node) for end in node.slope)))
+            alpha, beta = (_spread(end, node) for end in node.slope)
+            layers.append(Layer(node.name, reads[0], alpha, beta))
             signals[node.name] = _variable(node.name, math.prod(node.shape))
+        elif isinstance(node, Opaque):
+            layer, signals[node.name] = _grouped(node, groups(node), reads[0])
+            layers.append(layer)
         else:
             signals[node.name] = _signal(node, reads, graph)
     return NormalForm(inputs, tuple(layers), signals[target])
@@ -193,6 +212,13 @@ def nearly_linear(node: Activation) -> bool:
     return bool(((upper - lower) <= NEARLY * upper).all())
 
 
+def _neurons(node: Node) -> int:
+    """How many variables a node adds to the form."""
+    if isinstance(node, Opaque):
+        return coordinates(node)
+    return math.prod(node.shape) if isinstance(node, Activation) and not nearly_linear(node) else 0
+
+
 def between(graph: Graph, source: str, target: str) -> list[Node]:
     """The nodes after ``source`` that ``target`` depends on, sources first.
 
@@ -207,50 +233,6 @@ def between(graph: Graph, source: str, target: str) -> list[Node]:
             needed.update(sources(node))
             found.append(node)
     return found[::-1]
-
-
-def reduced(form: NormalForm) -> NormalForm:
-    r"""An equivalent form with an input no larger than what is read of it, and an output likewise. For computing only.
-
-    Only :math:`B B^T` of the matrix B that reads the input, and :math:`Y^T Y` of the output, enter the constraint.
-    """
-    output = _fewer_rows(form.output)
-    readers = [layer.v for layer in form.layers] + [output]
-    blocks = [signal.blocks[INPUT] for signal in readers if INPUT in signal.blocks]
-    if not blocks or sum(block.shape[-2] for block in blocks) >= form.inputs:
-        return NormalForm(form.inputs, form.layers, output)
-    factor = torch.linalg.qr(torch.cat(blocks, -2).mH, mode="r").R.mH
-    pieces = iter(factor.split([block.shape[-2] for block in blocks], dim=-2))
-    signals = [
-        Signal({**signal.blocks, INPUT: next(pieces)}) if INPUT in signal.blocks else signal for signal in readers
-    ]
-    layers = tuple(replace(layer, v=signal) for layer, signal in zip(form.layers, signals[:-1], strict=True))
-    return NormalForm(factor.shape[-1], layers, signals[-1])
-
-
-def rescaled(form: NormalForm, multipliers: Multipliers, rho: float) -> NormalForm:
-    """The same constraint in variables in which ``rho`` and all multipliers become ones. For computing only."""
-    root = {INPUT: form.zeros(form.inputs).real + rho**0.5}
-    root |= {layer.name: layer.spread(multipliers[layer.name]).sqrt() for layer in form.layers}
-
-    def scaled(signal: Signal, rows: Tensor | None) -> Signal:
-        blocks = {name: block / root[name] for name, block in signal.blocks.items()}
-        return Signal(blocks if rows is None else {name: rows[:, None] * block for name, block in blocks.items()})
-
-    layers = tuple(replace(layer, v=scaled(layer.v, root[layer.name])) for layer in form.layers)
-    return NormalForm(form.inputs, layers, scaled(form.output, None))
-
-
-def _fewer_rows(signal: Signal) -> Signal:
-    names = list(signal.blocks)
-    if not names:
-        return signal
-    joined = torch.cat([signal.blocks[name] for name in names], dim=-1)
-    if joined.shape[-2] <= joined.shape[-1]:
-        return signal
-    R = torch.linalg.qr(joined, mode="r").R
-    widths = [signal.blocks[name].shape[-1] for name in names]
-    return Signal(dict(zip(names, R.split(widths, dim=-1), strict=True)))
 
 
 def _scaled(signal: Signal, node: Activation) -> Signal:
@@ -285,11 +267,35 @@ def _signal(node: Node, reads: list[Signal], graph: Graph) -> Signal:
         case Concat(sources=names, dim=dim):
             return _joined(reads, [graph[name].shape for name in names], dim)
         case _:
-            raise UnsupportedOperation(
-                f"`{node.name}` is not elementwise, so it has no diagonal multipliers. Certify by `LipSDP()`, which "
-                f"cuts the network there, or by `Product()`.",
-                path=node.name,
-            )
+            raise TypeError(f"`{node.name}` is a {type(node).__name__}")
+
+
+def _grouped(node: Opaque, found: Groups, signal: Signal) -> tuple[Layer, Signal]:
+    """The layer of what a node sorts or reflects, and the node's own signal ``p m + D w``."""
+    count, n = found.index.shape
+    # As in `_through`: sizes are products of rounded non-negative numbers themselves.
+    roundings = signal.roundings + 2 * (found.roundings + n + 2)
+
+    def read(C: Tensor) -> Signal:
+        size = found.sizes(C)
+        blocks = {name: (C @ block[found.index]).flatten(0, 1) for name, block in signal.blocks.items()}
+        sizes = {name: (size @ block[found.index]).flatten(0, 1) for name, block in signal.magnitudes().items()}
+        return Signal(blocks, sizes, roundings)
+
+    def written(D: Tensor) -> Tensor:
+        m = D.shape[-1]
+        block = torch.zeros(count * n, count * m, dtype=torch.float64)
+        block[found.index[:, :, None], torch.arange(count * m).reshape(count, 1, m)] = D.expand(count, n, m)
+        return block
+
+    m = found.coordinates
+    one = torch.ones(count * m, dtype=torch.float64)
+    index = None if m == 1 else torch.arange(count).repeat_interleave(m)
+    layer = Layer(node.name, read(found.C), -one, one, index, read(found.q))
+    parts = {layer.passed: found.p, node.name: found.D}
+    blocks = {name: written(part) for name, part in parts.items()}
+    sizes = {name: written(found.sizes(part)) for name, part in parts.items()}
+    return layer, Signal(blocks, sizes, found.roundings)
 
 
 def _through(linear: LinearMap, signal: Signal) -> Signal:

@@ -3,6 +3,11 @@ r"""A proof, rounding included, that multipliers give a bound. Floor 2.
 The constraint's matrix is formed in float64 together with a matrix that bounds the sizes of the terms its entries are
 sums of, scaled by powers of two, and shown to be positive semidefinite by a factor whose residual is bounded.
 
+A variable that a layer keeps, :math:`m = V z`, stays a variable: :math:`(m - V z)^T (O m + R z + S (m - V z))` is zero
+whatever O, R and S are, and may be added (Finsler's lemma). With those that elimination names, nothing is left of m in
+the matrix but S: no tightness is lost, and blocks are as sparse as the network. Putting V in instead would make every
+layer read all before it, through products whose terms outgrow their sums.
+
 References:
     | Rigorous error bounds for the optimal value in semidefinite programming (Jansson, Chaykin, Keil, 2007)
     | Verification of positive definiteness (Rump, 2006)
@@ -10,14 +15,15 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
 import numpy as np
+from torch import Tensor
 
 from lipcert.kernel.blockwise import blockwise_defect
 from lipcert.kernel.rounding import Array, add_up, gamma, mul_up, require_ieee, round_up
-from lipcert.lmi.elimination import tighten
+from lipcert.lmi.elimination import eliminate, tighten
 from lipcert.lmi.normal_form import INPUT, Multipliers, NormalForm, Signal
 
 INFLATIONS = tuple(10.0 ** (-quarter / 4) for quarter in range(40, 7, -1))
@@ -66,8 +72,12 @@ class _Proof:
     """
 
     def __init__(self, form: NormalForm, multipliers: Multipliers) -> None:
-        self.order = [INPUT, *(layer.name for layer in form.layers)]
-        self.width = {INPUT: form.inputs} | {layer.name: len(layer.alpha) for layer in form.layers}
+        self.width = {INPUT: form.inputs}
+        for layer in form.layers:
+            self.width[layer.name] = len(layer.alpha)
+            if layer.kept is not None:
+                self.width[layer.passed] = _rows(layer.kept)
+        self.order = list(self.width)
         self.H: dict[Pair, Array] = {}
         self.sizes: dict[Pair, Array] = {}
         self.valid = True
@@ -79,14 +89,44 @@ class _Proof:
             self.valid &= bool(np.all(np.isfinite(lam)) and np.all(lam >= 0.0))
             alpha, beta = layer.alpha.numpy(), layer.beta.numpy()
             self._diagonal(layer.name, 2.0 * lam)
-            total, steepest = (alpha + beta) * lam, (np.abs(alpha) + np.abs(beta)) * lam
-            for name, block, size in _blocks(layer.v):
+            total = (alpha + beta) * lam
+            # A sum of two floats is zero only if it is exactly.
+            steepest = np.where(alpha + beta == 0.0, 0.0, np.abs(alpha) + np.abs(beta)) * lam
+            for name, block, size in _blocks(layer.v) if np.any(steepest != 0.0) else ():
                 self._add((name, layer.name), -(total[:, None] * block).T, (steepest[:, None] * size).T)
             if np.any(alpha * beta != 0.0):
                 self._subtract_gram(layer.v, -2.0 * alpha * beta * lam)
             rounded.append(2 * layer.v.roundings + len(lam) + 8)
-        # An entry is a sum over layers of terms with at most this many roundings each; sizes are rounded themselves.
-        self.roundings = 2 * (max(rounded) + len(form.layers) + 4)
+        left = _left_of_kept(form, multipliers)
+        for layer in form.layers:
+            if layer.kept is not None:
+                self.valid &= layer.passed in left
+                rounded.append(2 * layer.kept.roundings + 3 * _rows(layer.kept) + 16)
+            if layer.kept is not None and layer.passed in left:
+                self._equation(layer.passed, layer.kept, *left[layer.passed])
+        # An entry is a sum of up to four terms per layer, each with at most this many roundings; sizes are rounded too.
+        self.roundings = 2 * (max(rounded) + 4 * len(form.layers) + 4)
+
+    def _equation(self, m: str, kept: Signal, O: Array, T: Mapping[str, Array]) -> None:  # noqa: E741
+        """Add ``(m - V z)'(O m + R z + S (m - V z))``, where ``R = O V + 2 T`` as it comes out in floating point."""
+        V = {name: (block, size) for name, block, size in _blocks(kept)}
+        S = np.maximum(O.diagonal(), 1e-6 * np.max(O.diagonal()))[:, None]
+        R = {name: 2.0 * T[name] if name in T else np.zeros((len(O), self.width[name])) for name in {**V, **T}}
+        R |= {name: R[name] + O @ block for name, (block, _) in V.items()}
+        self._add((m, m), O + np.diag(S[:, 0]), np.abs(O) + np.diag(S[:, 0]))
+        for a, right in R.items():
+            block, size = V.get(a, (np.zeros_like(right), np.zeros_like(right)))
+            entry, terms = 0.5 * (right - O @ block) - S * block, 0.5 * (np.abs(right) + np.abs(O) @ size) + S * size
+            self._add((a, m), entry.T, terms.T)
+        place = {name: index for index, name in enumerate(self.order)}
+        for a, (block, size) in V.items():
+            for b, right in R.items():
+                product, terms = -0.5 * (block.T @ right), 0.5 * (size.T @ np.abs(right))
+                if place[a] <= place[b]:
+                    self._add((a, b), product, terms)
+                if place[b] <= place[a]:
+                    self._add((b, a), product.T, terms.T)
+        self._subtract_gram(kept, -S[:, 0])
 
     def holds(self, bound: float) -> bool:
         """Whether the matrix with ``rho = bound**2`` is shown to be positive semidefinite."""
@@ -154,6 +194,20 @@ class _Proof:
                 if place[a] <= place[b]:
                     size = (np.abs(w)[:, None] * left_size).T @ right_size
                     self._add((a, b), -((w[:, None] * left).T @ right), size)
+
+
+def _left_of_kept(form: NormalForm, multipliers: Multipliers) -> dict[str, tuple[Array, dict[str, Array]]]:
+    """For every kept variable its own block when its turn comes in the elimination, and those across; hints only."""
+    if all(layer.kept is None for layer in form.layers):
+        return {}
+    found: dict[str, tuple[Array, dict[str, Array]]] = {}
+
+    def keep(name: str, blocks: tuple[Tensor, dict[str, Tensor]]) -> None:
+        own, across = blocks
+        found[name] = (0.5 * (own + own.mT)).numpy(), {a: block.numpy() for a, block in across.items()}
+
+    eliminate(form, lambda layer, own, across: multipliers[layer.name], keep=keep)
+    return found
 
 
 def _scale(diagonal: Array, idle: Array) -> Array:

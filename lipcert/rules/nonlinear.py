@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lipcert.errors import InvalidInput, UnsupportedOperation
-from lipcert.lowering import Value, dimension, lowers, opaque
+from lipcert.lowering import Value, dimension, lowers, opaque, require_finite
 from lipcert.nn import FullSort, GroupSort, Householder, MaxMin, reflect
 from lipcert.norms import L1, L2, LINF
 from lipcert.rules.arithmetic import neg
@@ -95,30 +95,35 @@ def norm(
     return vector_norm(input, 2 if p in ("fro", None) else p, dim, keepdim, dtype=dtype)
 
 
-def _sorting(input: Value, module: nn.Module, dim: int) -> Value:
-    """Sorting is 1-Lipschitz in every p-norm, by the rearrangement inequality."""
+def _sorting(input: Value, module: nn.Module, dim: int, group: int | None, arrangement: str) -> Value:
+    """Sorting is 1-Lipschitz in every p-norm, by the rearrangement inequality; no group is the whole dimension."""
     axis = dimension(input, dim)
-    return opaque(input, "sort", input.shape, {L2: 1.0, L1: 1.0, LINF: 1.0}, module, dim=axis)
+    size = input.shape[axis]
+    group = size if group is None else group
+    if size % group:
+        raise InvalidInput(f"`{input.path}` sorts {size} channels in groups of {group}; {size} is not a multiple.")
+    if group == 1:
+        return input
+    gains = {L2: 1.0, L1: 1.0, LINF: 1.0}
+    return opaque(input, "sort", input.shape, gains, module, dim=axis, group=group, arrangement=arrangement)
 
 
 @lowers(MaxMin)
 def maxmin(module: MaxMin, x: Value) -> Value:
     """Sort two halves against each other."""
-    _require_divisible(x, module.dim, 2)
-    return _sorting(x, module, module.dim)
+    return _sorting(x, module, module.dim, 2, "interleaved")
 
 
 @lowers(GroupSort)
 def groupsort(module: GroupSort, x: Value) -> Value:
     """Sort groups."""
-    _require_divisible(x, module.dim, module.group_size)
-    return _sorting(x, module, module.dim)
+    return _sorting(x, module, module.dim, module.group_size, "consecutive")
 
 
 @lowers(FullSort)
 def fullsort(module: FullSort, x: Value) -> Value:
     """Sort everything."""
-    return _sorting(x, module, module.dim)
+    return _sorting(x, module, module.dim, None, "consecutive")
 
 
 @lowers(Householder)
@@ -127,9 +132,10 @@ def householder(module: Householder, x: Value) -> Value:
     axis = dimension(x, module.dim)
     if x.shape[axis] != module.channels or module.theta.numel() * 2 != module.channels:
         raise InvalidInput(f"`{x.path}` reflects {module.channels} channels, its input has shape {x.shape}.")
-
+    theta = module.theta.detach().double().reshape(-1)
+    require_finite(x.path, theta)
     gains = {L2: 1.0, L1: ROOT_TWO, LINF: ROOT_TWO}
-    return opaque(x, "householder", x.shape, gains, _on(module), dim=axis)
+    return opaque(x, "householder", x.shape, gains, _on(module), dim=axis, theta=theta)
 
 
 def _on(module: Householder) -> Callable[[Tensor], Tensor]:
@@ -139,9 +145,3 @@ def _on(module: Householder) -> Callable[[Tensor], Tensor]:
         return reflect(x, theta.to(x), module.dim)
 
     return call
-
-
-def _require_divisible(x: Value, dim: int, group: int) -> None:
-    size = x.shape[dimension(x, dim)]
-    if size % group:
-        raise InvalidInput(f"`{x.path}` sorts {size} channels in groups of {group}; {size} is not a multiple.")

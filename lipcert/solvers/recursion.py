@@ -21,6 +21,9 @@ from torch import Tensor
 from lipcert.lmi import Layer, Multipliers, NormalForm, eliminate, reduced, tighten
 from lipcert.solvers.solution import Progress, Solution, silent
 
+_SYMMETRIC = (0.505, 0.51, 0.52, 0.55, 0.6, 0.7, 1.0)
+"""The same multiples for slopes [-b, b], where the least feasible one, 1/2, is the product's."""
+
 _NEGLIGIBLE = 1e-30
 """The multiplier, against the largest, of a layer that nothing reads."""
 
@@ -67,17 +70,21 @@ class Recursion:
         inner = [layer.v.blocks.get(name) for name in names]
         fixed = [across.get(name) for name in names]
         slope = (layer.alpha + layer.beta)[:, None]
-        V = torch.cat([_or_zero(a, b) * slope for a, b in zip(inner, fixed, strict=True)], dim=-1)
+        read = torch.cat([_or_zero(a, b) for a, b in zip(inner, fixed, strict=True)], dim=-1)
+        V = slope * read
         F = torch.cat([_or_zero(b, a) for a, b in zip(inner, fixed, strict=True)], dim=-1)
         V, F = vectors.mH @ V, vectors.mH @ F
         ratio = (layer.alpha + layer.beta).abs() / (layer.beta - layer.alpha).clamp_min(1e-9)
         base = 0.5 * (1.0 + ratio)
-        if not bool((base == 1.0).all()):
+        symmetric = bool((layer.alpha + layer.beta == 0.0).all())
+        if not (symmetric or bool((base == 1.0).all())):
             return torch.maximum(top * _largest(layer, base), 0.55 * top * one)
         best, least = top, float("inf")
-        for factor in self.factors:
+        for factor in _SYMMETRIC if symmetric else self.factors:
             c = factor * top
             T = (F + c * V) / (2.0 * c - values).clamp_min(1e-12 * c).sqrt()[..., None]
+            if symmetric:
+                T = torch.cat([T, (2.0 * c) ** 0.5 * layer.beta[:, None] * read], dim=-2)
             judged = _top_eigenvalue(T)
             if judged < least:
                 best, least = c, judged
