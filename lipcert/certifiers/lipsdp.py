@@ -15,7 +15,7 @@ from lipcert.graph import Activation, Affine, Graph, Opaque
 from lipcert.lmi import normal_form, prove
 from lipcert.lmi.normal_form import between, nearly_linear
 from lipcert.norms import L2, Norms
-from lipcert.solvers import Auto, Solver
+from lipcert.solvers import Auto, Recursion, Solver
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class LipSDP:
         for source, target in parts(graph):
             form = normal_form(graph, source, target)
             solution = self.solver(form)
-            value, multipliers = prove(form, solution.multipliers)
+            value, multipliers = prove(form, solution.multipliers, Recursion()(form).multipliers)
             if math.isfinite(value):
                 numbers = {name: tuple(lam.tolist()) for name, lam in multipliers.items()}
                 blocks.append(Block(source, target, value, numbers))

@@ -117,7 +117,9 @@ def tighten(form: NormalForm, multipliers: Multipliers) -> float:
         9.0
     """
     G = eliminate(form, lambda layer, own, across: multipliers[layer.name])
-    return float("inf") if G is None else max(0.0, float(torch.linalg.eigvalsh(G)[-1]))
+    if G is None or not bool(torch.isfinite(G).all()):
+        return float("inf")
+    return max(0.0, float(torch.linalg.eigvalsh(G)[-1]))
 
 
 def _add_gram(G: Quadratic, blocks: Mapping[str, Tensor], weight: Tensor | None = None) -> None:
