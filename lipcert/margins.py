@@ -20,10 +20,9 @@ from lipcert.certifiers.composition import node_bounds
 from lipcert.certifiers.lipsdp import Part, assembled, methods, parts
 from lipcert.certifiers.product import Product
 from lipcert.graph import Affine, Graph, Input
-from lipcert.lmi import Multipliers, NormalForm, followed, normal_form, reduced, tighten
+from lipcert.lmi import followed, normal_form
 from lipcert.norms import L2, Norms
-from lipcert.outputs import difference
-from lipcert.solvers import Recursion
+from lipcert.outputs import difference, vector_size
 
 Pair = tuple[int, int]
 
@@ -51,8 +50,7 @@ def margins(
 ) -> Margins:
     r"""Bound the Lipschitz constant of :math:`f_i - f_j` for all pairs of outputs.
 
-    With `LipSDP` what the pairs have in common is done once: norms, the normal form, and the parts before the last; and
-    every pair begins at the multipliers of the one before.
+    With `LipSDP` what the pairs have in common is done once: norms, the normal form, and the parts before the last.
 
     At an input x of class i no input closer than ``(f_i(x) - f_j(x)) / constants[i, j]`` is of class j.
 
@@ -72,13 +70,14 @@ def margins(
         >>> round(float(found.constants[0, 1]) ** 2, 6)
         2.0
     """
-    names = [(min(pair), max(pair)) for pair in pairs or itertools.combinations(range(graph.output.shape[0]), 2)]
+    n = vector_size(graph)
+    wanted = itertools.combinations(range(n), 2) if pairs is None else pairs
+    names = [(min(pair), max(pair)) for pair in wanted]
     graphs = {pair: difference(graph, *pair) for pair in names}
     if isinstance(by, LipSDP) and norms == L2:
         found = dict(_sharing(graph, graphs, by))
     else:
         found = {pair: by(whole, norms) for pair, whole in graphs.items()}
-    n = graph.output.shape[0]
     constants = torch.full((n, n), float("inf"), dtype=torch.float64).fill_diagonal_(0.0)
     for (i, j), certificate in found.items():
         constants[i, j] = constants[j, i] = certificate.bound
@@ -93,27 +92,14 @@ def _sharing(trunk: Graph, graphs: Mapping[Pair, Graph], by: LipSDP) -> Iterator
     last = [source for source, target in ends if target not in {node.name for node in trunk}]
     before = by.solved(trunk, [pair for pair in ends if pair[0] not in last])
     form = normal_form(trunk, last[0], trunk.output.name) if last else None
-    start = None
     for pair, whole in graphs.items():
         found: list[Part] = list(before)
         if form is not None:
-            here = followed(form, _added(whole).map)
-            part = by.part(here, last[0], whole.output.name, _near(here, start))
-            if part is not None:
-                found.append(part)
-                start = part.solution.multipliers
+            # Every pair begins anew: multipliers of a neighbour, or of the whole output, saved no iterations.
+            part = by.part(followed(form, _added(whole).map), last[0], whole.output.name)
+            found += [] if part is None else [part]
         product = _layerwise(trunk, whole, layerwise, by.product)
         yield pair, assembled(whole, product, [part.block for part in found], f"LipSDP: {methods(found)}")
-
-
-def _near(form: NormalForm, given: Multipliers | None) -> Multipliers | None:
-    """The best multiple of another pair's multipliers, if it is better than what everybody begins at."""
-    if given is None:
-        return None
-    small = reduced(form)
-    multiples = [{name: factor * lam for name, lam in given.items()} for factor in (1.0, 1.3, 1.7, 2.5, 4.0, 8.0)]
-    best = min(multiples, key=lambda multiple: tighten(small, multiple))
-    return best if tighten(small, best) < Recursion()(small).rho else None
 
 
 def _layerwise(trunk: Graph, whole: Graph, known: Certificate, product: Product) -> Certificate:

@@ -31,7 +31,7 @@ def select(graph: Graph, rows: Sequence[int]) -> Graph:
         >>> graph.output.name, graph.output.shape
         ('output[4,0]', (2,))
     """
-    size = _size(graph, rows)
+    size = vector_size(graph, rows)
     index = torch.tensor(list(rows), dtype=torch.int64)
     return _appended(graph, f"output[{','.join(map(str, rows))}]", Selection(index, (size,)))
 
@@ -53,7 +53,7 @@ def difference(graph: Graph, i: int, j: int) -> Graph:
         >>> graph.replay(torch.tensor([[1.0, 5.0, 4.0]])).tolist()
         [[3.0]]
     """
-    size = _size(graph, (i, j))
+    size = vector_size(graph, (i, j))
     if i == j:
         raise InvalidInput(f"output {i} minus itself is zero; name two different outputs.")
     weight = torch.zeros(1, size, dtype=torch.float64)
@@ -61,7 +61,12 @@ def difference(graph: Graph, i: int, j: int) -> Graph:
     return _appended(graph, f"output[{i}]-output[{j}]", Dense(weight, (size,)))
 
 
-def _size(graph: Graph, rows: Sequence[int]) -> int:
+def vector_size(graph: Graph, rows: Sequence[int] = (0,)) -> int:
+    """How many outputs a network has.
+
+    Raises:
+        InvalidInput: If its output has another number of dimensions than one, or ``rows`` are not among them.
+    """
     shape = graph.output.shape
     if len(shape) != 1:
         raise InvalidInput(f"outputs are picked from a vector, this network's output has shape {shape}; flatten it.")

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from lipcert import L2, LINF, check, check_float64, difference, margins, select, trace, witness
-from lipcert.certificate import Multipliers
+from lipcert.certificate import Multipliers as Evidence
 from lipcert.certifiers import Auto, LipSDP, Product
 from lipcert.errors import InvalidInput
-from lipcert.lmi import followed, normal_form
-from lipcert.solvers import InteriorPoint
+from lipcert.lmi import Multipliers, NormalForm, followed, normal_form
+from lipcert.solvers import Progress, Recursion, Solution
+from lipcert.solvers.solution import silent
 from lipcert.witness import Budget
 from tests.test_combine import pooled
 from tests.test_lipsdp import chain, jacobian_norm
@@ -66,6 +67,11 @@ def test_outputs_that_are_not_there_are_refused():
         difference(graph, 2, 2)
     with pytest.raises(InvalidInput, match="flatten"):
         difference(trace(nn.Identity(), (2, 2)), 0, 1)
+    for shape in ((2, 2), ()):
+        with pytest.raises(InvalidInput, match="flatten"):
+            margins(trace(nn.Identity(), shape))
+    assert margins(trace(nn.Identity(), (3,)), pairs=[]).certificates == {}
+    assert margins(trace(nn.Identity(), (1,))).constants.tolist() == [[0.0]]
 
 
 def test_a_form_followed_by_a_map_is_the_form_of_the_longer_network():
@@ -133,22 +139,21 @@ def test_only_the_pairs_asked_for_and_by_any_certifier():
         margins(graph, pairs=[(1, 1)])
 
 
-def test_a_pair_begins_at_its_neighbours_multipliers():
-    graph = trace(chain([6, 20, 20, 5], 1), (6,))
-    steps: list[int] = []
+def test_what_pairs_have_in_common_is_solved_once():
+    convs = nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 3), nn.MaxPool2d(2), nn.Flatten()
+    model = nn.Sequential(*convs, chain([18, 9, 4], 0)).double().requires_grad_(False)
+    solved: list[int] = []
 
-    def count(iteration: int, rho: float, dual: float) -> None:
-        steps.append(iteration)
+    def solver(form: NormalForm, start: Multipliers | None = None, progress: Progress = silent) -> Solution:
+        solved.append(form.inputs)
+        return Recursion()(form)
 
-    margins(graph, LipSDP(InteriorPoint(), progress=count))
-    together = len(steps)
-    for pair in itertools.combinations(range(5), 2):
-        LipSDP(InteriorPoint(), progress=count)(difference(graph, *pair))
-    assert together < len(steps) - together
+    margins(trace(model, (1, 8, 8)), LipSDP(solver))
+    assert solved == [64, *[18] * 6]
 
 
 def test_evidence_of_a_margin_is_a_part_up_to_it():
     graph = trace(chain([3, 7, 6, 4], 1), (3,))
     certificate = margins(graph, pairs=[(0, 1)]).certificates[0, 1]
-    assert isinstance(certificate.evidence, Multipliers)
+    assert isinstance(certificate.evidence, Evidence)
     assert certificate.evidence.blocks[0].target == difference(graph, 0, 1).output.name
