@@ -140,9 +140,9 @@ class Outline:
         inner = [node for step in self.steps[i:j] for node in step]
         neurons = sum(_size(node) for node in inner if isinstance(node, Activation) and not nearly_linear(node))
         inputs = _size(self.nodes[i])
-        if max(inputs + neurons, *(_size(node) for node in inner)) > LARGEST:
-            return LARGEST + inputs + neurons
-        return unknowns(inputs, neurons)
+        widest = max(inputs + neurons, *(_size(node) for node in inner))
+        # No normal form holds more than that many, whatever the cap.
+        return max(widest, unknowns(inputs, neurons)) if widest > LARGEST else unknowns(inputs, neurons)
 
     def most(self, begin: int, end: int) -> int:
         """The unknowns of the largest of these parts."""
