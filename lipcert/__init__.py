@@ -5,9 +5,12 @@ from lipcert.certificate import Certificate, Gain, Gains, Validity, Witness
 from lipcert.certify import certify
 from lipcert.graph import Graph
 from lipcert.lowering import lower, lowers
+from lipcert.margins import Margins, margins
 from lipcert.norms import L1, L1_LINF, L2, L2_LINF, LINF, Norms
 from lipcert.opnorm import opnorm
+from lipcert.outputs import difference, select
 from lipcert.recheck import check, check_float64
+from lipcert.sandwich import Sandwich, sandwich
 from lipcert.trace import trace
 from lipcert.witness import Budget, witness
 
@@ -24,19 +27,25 @@ __all__ = [
     "Gain",
     "Gains",
     "Graph",
+    "Margins",
     "Norms",
+    "Sandwich",
     "Validity",
     "Witness",
     "certifiers",
     "certify",
     "check",
     "check_float64",
+    "difference",
     "errors",
     "lower",
     "lowers",
+    "margins",
     "nn",
     "opnorm",
     "parametrizations",
+    "sandwich",
+    "select",
     "trace",
     "witness",
 ]

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import nn
 
 from lipcert.certificate import Certificate
-from lipcert.certifiers.product import Product
-from lipcert.graph import Graph
+from lipcert.certifiers import Auto, Certifier
 from lipcert.linear import Shape
 from lipcert.norms import L2, Norms
 from lipcert.trace import trace
 
-Certifier = Callable[[Graph, Norms], Certificate]
 
-
-def certify(model: nn.Module, input_shape: Shape, *, norms: Norms = L2, by: Certifier = Product()) -> Certificate:  # noqa: B008
+def certify(model: nn.Module, input_shape: Shape, *, norms: Norms = L2, by: Certifier = Auto()) -> Certificate:  # noqa: B008
     r"""Bound the Lipschitz constant of a model's evaluation function, rigorously.
 
     The certificate says: for all x, y of shape ``input_shape``, :math:`|f(x) - f(y)|_q \le bound \, |x - y|_p`,
@@ -26,7 +21,8 @@ def certify(model: nn.Module, input_shape: Shape, *, norms: Norms = L2, by: Cert
         model: Any module of supported operations; it is copied, never changed.
         input_shape: Shape of one sample, without the batch dimension.
         norms: Norms on input and output. Default: ``L2`` on both.
-        by: The certifier.
+        by: The certifier. Default: the tightest bound that about 20 seconds of solving buy, which for larger networks
+            and norms other than l2 to l2 is the layerwise one.
 
     Raises:
         UnsupportedOperation: If an operation is not covered; the message names its module path.

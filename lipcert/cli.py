@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import IntEnum, StrEnum
@@ -25,19 +25,29 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from lipcert import solvers
 from lipcert.certificate import Certificate, Validity, Witness
-from lipcert.certifiers import LipSDP, Product
-from lipcert.certify import Certifier
+from lipcert.certifiers import Auto, Certifier, LipSDP, Product
 from lipcert.check import Malformed, Reject, TooLarge, verify_files
 from lipcert.check import main as check_files
 from lipcert.errors import BudgetExceeded, CheckFailed, InvalidInput, LipcertError
 from lipcert.graph import Graph
 from lipcert.linear import Shape
-from lipcert.norms import Norms
+from lipcert.norms import L2, Norms
 from lipcert.recheck import check_float64
-from lipcert.report import assumptions, format_down, format_up, layer_rows, layer_table, plot_layers
+from lipcert.report import (
+    assumptions,
+    format_down,
+    format_up,
+    iteration,
+    layer_rows,
+    layer_table,
+    plot_layers,
+    report_sandwich,
+)
+from lipcert.sandwich import Sandwich, enclose
 from lipcert.storage import graph_from_document, load_certificate, read_network, save_certificate
-from lipcert.target import load_model
+from lipcert.target import following, load_model, parse_shape, picked
 from lipcert.trace import trace
 from lipcert.witness import Budget, witness
 
@@ -64,11 +74,17 @@ class Status(IntEnum):
 class Method(StrEnum):
     """Certifiers by name."""
 
+    auto = "auto"
     product = "product"
     lipsdp = "lipsdp"
 
 
-CERTIFIERS: dict[Method, Certifier] = {Method.product: Product(), Method.lipsdp: LipSDP()}
+CERTIFIERS: dict[Method, Callable[[float, solvers.Progress], Certifier]] = {
+    Method.auto: lambda seconds, told: Auto(seconds, progress=told),
+    Method.product: lambda seconds, told: Product(),
+    Method.lipsdp: lambda seconds, told: LipSDP(solvers.Auto(seconds=seconds), progress=told),
+}
+SECONDS = {Method.auto: 20.0, Method.product: 0.0, Method.lipsdp: 600.0}
 
 Target = Annotated[str, typer.Argument(help="package.module:factory, a model or a function that returns one.")]
 InputShape = Annotated[str, typer.Option("--input-shape", help="Shape of one sample without batch, as 1,28,28.")]
@@ -82,17 +98,34 @@ def certify(
     target: Target,
     input_shape: InputShape,
     norms: NormsText = "l2",
-    method: Annotated[Method, typer.Option("--method", help="How to bound.")] = Method.product,
+    method: Annotated[Method, typer.Option("--method", help="How to bound.")] = Method.auto,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", help="Time for the solver. Default: 20 (auto), 600 (lipsdp).")
+    ] = None,
+    output: Annotated[int | None, typer.Option("--output", help="Bound this output only, counted from 0.")] = None,
+    margin: Annotated[str, typer.Option("--margin", help="Bound the difference of two outputs, as 3,5.")] = "",
+    both_sides: Annotated[bool, typer.Option("--sandwich", help="Print lower bounds too (l2).")] = False,
+    progress: Annotated[
+        bool | None, typer.Option("--progress/--no-progress", help="Show iterations on standard error.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write the certificate here, weights beside it.")] = None,
     state_dict: StateDict = None,
     as_json: AsJson = False,
 ) -> None:
     """Prove an upper bound of a model's Lipschitz constant."""
     with answering("certify", as_json):
-        graph, shape = _traced(target, input_shape, state_dict)
+        graph, shape, model = _traced(target, input_shape, state_dict)
+        whole, graph = graph, picked(graph, output, margin)
         pair = Norms.parse(norms)
-        with progress("bounding"):
-            certificate = CERTIFIERS[method](graph, pair)
+        if both_sides and pair != L2:
+            raise InvalidInput(f"--sandwich is about l2, not {pair}; leave one of the two out.")
+        time_limit = SECONDS[method] if seconds is None else seconds
+        if not time_limit >= 0.0:
+            raise InvalidInput(f"--seconds {seconds} must be >= 0.")
+        with working("bounding", progress) as say:
+            certifier = CERTIFIERS[method](time_limit, lambda *numbers: say(iteration(*numbers)))
+            found = _sandwich(following(model, whole, graph), graph, certifier) if both_sides else None
+            certificate = certifier(graph, pair) if found is None else found.certificate
         files = () if out is None else (out, save_certificate(certificate, graph, out))
         proved = certificate.validity is Validity.RIGOROUS
         verdict = "PROVED" if proved else "UNKNOWN"
@@ -103,7 +136,12 @@ def certify(
             "assumptions": list(assumptions(graph)),
             "files": [str(file) for file in files],
         }
+        if found is not None:
+            fields |= {"witness": found.witness.ratio, "pattern": found.pattern, "dual": found.dual}
+            fields |= {"parts": found.parts}
         text = f"Lip(f; {pair}) <= {format_up(certificate.bound)}\n{_details(fields)}"
+        if found is not None:
+            text = f"{report_sandwich(found)}\n{_details({**fields, 'method': '', 'validity': ''})}"
         finish("certify", verdict, fields, text, as_json, Status.YES if proved else Status.UNKNOWN)
 
 
@@ -123,7 +161,7 @@ def check(
             "arithmetic": "float64" if float64 else "exact",
         }
         try:
-            with progress("checking"):
+            with working("checking"):
                 proven = (_check_float64 if float64 else _check_exactly)(certificate, network)
         except (Reject, CheckFailed) as reason:
             unknown = isinstance(reason, TooLarge)
@@ -148,11 +186,11 @@ def falsify(
 ) -> None:
     """Search for two inputs that break a claimed Lipschitz constant."""
     with answering("falsify", as_json):
-        shape, pair = _shape(input_shape), Norms.parse(norms)
+        shape, pair = parse_shape(input_shape), Norms.parse(norms)
         if not (bound >= 0.0 and budget > 0.0):
             raise InvalidInput(f"--bound {bound} must be >= 0 and --budget {budget} must be > 0 seconds.")
         model = load_model(target, state_dict)
-        with progress("searching for a pair"):
+        with working("searching for a pair"):
             found, rounds = _search(model, shape, pair, bound, budget, seed)
         if out is not None:
             out = out if out.suffix == ".npz" else out.with_name(f"{out.name}.npz")
@@ -191,8 +229,8 @@ def show(
             certificate = load_certificate(Path(what))
             graph = graph_from_document(*read_network(weights or Path(what).with_suffix(".safetensors")))
         else:
-            graph, _ = _traced(what, input_shape, state_dict)
-            with progress("bounding"):
+            graph, _, _ = _traced(what, input_shape, state_dict)
+            with working("bounding"):
                 certificate = Product()(graph, Norms.parse(norms))
         layers = [asdict(row) for row in layer_rows(graph, certificate)]
         if plot is not None:
@@ -252,13 +290,26 @@ def finish(command: str, verdict: str, fields: dict[str, Any], text: str, as_jso
 
 
 @contextmanager
-def progress(doing: str) -> Iterator[None]:
-    """A spinner with elapsed time on standard error while the body runs; silent where that is no terminal."""
+def working(doing: str, shown: bool | None = None) -> Iterator[Callable[[str], None]]:
+    """A spinner with elapsed time on standard error while the body runs, and a function that says what it is at.
+
+    Args:
+        doing: What the body does.
+        shown: Where standard error is no terminal, ``True`` prints what is said line by line. Default: only there.
+    """
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        bar.add_task(doing, total=None)
-        yield
+    animated = console.is_terminal and shown is not False
+    with Progress(*columns, console=console, transient=True, disable=not animated) as bar:
+        task = bar.add_task(doing, total=None)
+
+        def say(text: str) -> None:
+            if animated:
+                bar.update(task, description=f"{doing}: {text}")
+            elif shown:
+                typer.echo(f"{doing}: {text}", err=True)
+
+        yield say
 
 
 @contextmanager
@@ -272,18 +323,15 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _traced(target: str, input_shape: str, state_dict: Path | None) -> tuple[Graph, Shape]:
-    shape = _shape(input_shape)
+def _traced(target: str, input_shape: str, state_dict: Path | None) -> tuple[Graph, Shape, torch.nn.Module]:
+    shape = parse_shape(input_shape)
     model = load_model(target, state_dict)
-    with progress("reading the model"):
-        return trace(model, shape), shape
+    with working("reading the model"):
+        return trace(model, shape), shape, model
 
 
-def _shape(text: str) -> Shape:
-    sizes = [part.strip() for part in text.split(",")]
-    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise InvalidInput(f"--input-shape {text!r} is not a shape; write sizes without batch, as 1,28,28 or 784.")
-    return tuple(int(size) for size in sizes)
+def _sandwich(model: torch.nn.Module, graph: Graph, certifier: Certifier) -> Sandwich:
+    return enclose(graph, witness(model, graph.input.shape), by=certifier)
 
 
 def _search(

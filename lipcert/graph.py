@@ -199,10 +199,14 @@ class Graph:
 
     def replay(self, x: Tensor) -> Tensor:
         """Evaluate the graph on a batch ``(N, *input shape)``, in the dtype and on the device of ``x``."""
+        return self.values(x)[self.output.name]
+
+    def values(self, x: Tensor) -> dict[str, Tensor]:
+        """The value of every node on a batch, as by `replay`."""
         values: dict[str, Tensor] = {}
         for node in self.nodes:
             values[node.name] = _evaluate(node, [values[name] for name in sources(node)], x)
-        return values[self.output.name]
+        return values
 
     def document(self) -> tuple[Document, Arrays]:
         """The graph as JSON values, and its tensors as numpy arrays under the keys the JSON names.

@@ -20,6 +20,7 @@ from lipcert.errors import InvalidInput
 from lipcert.graph import Activation, Add, Affine, Concat, Graph, Input, Node, Opaque, sources
 from lipcert.linear import Adjoint, Conv, LinearMap, Shape
 from lipcert.norms import Norms
+from lipcert.sandwich import Sandwich
 
 # Most trusted first: a bracket shows the tightest bound among the most trusted ones.
 _TRUST = (Validity.RIGOROUS, Validity.NUMERICAL, Validity.ESTIMATE)
@@ -101,6 +102,39 @@ def report(items: Sequence[Certificate | Witness]) -> str:
             sorted((w for w in witnesses if w.norms == norms), key=lambda witness: -witness.ratio),
         )
     )
+
+
+def report_sandwich(found: Sandwich) -> str:
+    """Print what is known from both sides, lowest first; the bound is rounded up, everything else down.
+
+    Example:
+        >>> from torch import nn
+        >>> from lipcert.sandwich import sandwich
+        >>> print(report_sandwich(sandwich(nn.Sequential(nn.Flatten(), nn.Tanh()), (2, 2))))
+        0.999... <= Lip(f; l2->l2) <= 1   RIGOROUS
+          pair        0.999...      two inputs
+          bound       1             RIGOROUS   Auto: nothing bends between two linear maps, Product(...)
+    """
+    certificate = found.certificate
+    parts = f", product over {found.parts} parts" if found.parts > 1 else ""
+    lines = [
+        _bracket(certificate.norms, [certificate], [found.witness])[0],
+        _row("pair", found.witness.ratio, "two inputs"),
+    ]
+    if found.pattern is not None and found.dual is not None:
+        lines.append(_row("pattern", found.pattern, f"NUMERICAL  no bound by slopes is lower{parts}"))
+        lines.append(_row("dual bound", found.dual, f"NUMERICAL  no multipliers give less{parts}"))
+    says = f"{certificate.validity.name:<9}  {certificate.method}"
+    return "\n".join([*lines, f"  {'bound':<10}  {format_up(certificate.bound):<12}  {says}"])
+
+
+def iteration(number: int, rho: float, dual: float) -> str:
+    """A solver's iteration in words; the numbers are about the part that it works on."""
+    bound = f"iteration {number}, bound {format_up(math.sqrt(rho))}"
+    if not dual > 0.0:
+        return bound
+    gap = max(0.0, math.sqrt(rho / dual) - 1.0)
+    return f"{bound}, dual bound {format_down(math.sqrt(dual))}, gap {gap:.1e}"
 
 
 def layer_rows(graph: Graph, certificate: Certificate) -> tuple[LayerRow, ...]:
@@ -251,6 +285,10 @@ def _log_factor(node: Node, reads: tuple[str, ...], bounds: dict[str, float]) ->
     before = max((bounds[name] for name in reads), default=1.0)
     after = bounds[node.name]
     return math.log(after) - math.log(before) if before > 0.0 and after > 0.0 else 0.0
+
+
+def _row(name: str, value: float, says: str) -> str:
+    return f"  {name:<10}  {format_down(value):<12}  {says}"
 
 
 def _trusted_then_tight(certificate: Certificate) -> tuple[int, float]:

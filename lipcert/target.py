@@ -16,6 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lipcert.errors import InvalidInput
+from lipcert.graph import Affine, Graph
+from lipcert.linear import Shape, dense
+from lipcert.outputs import difference, select
 
 _EXPORTED = (".pt2", ".onnx")
 
@@ -42,6 +45,51 @@ def load_model(target: str, state_dict: str | Path | None = None) -> nn.Module:
     if state_dict is not None:
         _fill(model, Path(state_dict))
     return model.eval()
+
+
+def parse_shape(text: str) -> Shape:
+    """Read ``1,28,28``.
+
+    Raises:
+        InvalidInput: If it is something else.
+    """
+    sizes = [part.strip() for part in text.split(",")]
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise InvalidInput(f"--input-shape {text!r} is not a shape; write sizes without batch, as 1,28,28 or 784.")
+    return tuple(int(size) for size in sizes)
+
+
+def picked(graph: Graph, output: int | None, margin: str) -> Graph:
+    """The network with the outputs that a command line asks for.
+
+    Args:
+        graph: The network.
+        output: The number of one output, or none.
+        margin: Two numbers, as ``3,5``, for the difference of two outputs, or nothing.
+
+    Raises:
+        InvalidInput: If both are asked for, or there are no such outputs.
+    """
+    if output is not None and margin:
+        raise InvalidInput("--output and --margin are two questions; ask one at a time.")
+    if output is not None:
+        return select(graph, [output])
+    if not margin:
+        return graph
+    rows = [part.strip() for part in margin.split(",")]
+    if len(rows) != 2 or not all(row.isdecimal() for row in rows):
+        raise InvalidInput(f"--margin {margin!r} does not name two outputs; write 3,5 for output 3 minus output 5.")
+    return difference(graph, int(rows[0]), int(rows[1]))
+
+
+def following(model: nn.Module, whole: Graph, picked: Graph) -> nn.Module:
+    """The model with what `picked` put behind its graph put behind it too, as a linear layer."""
+    if picked is whole or not isinstance(picked.output, Affine):
+        return model
+    weight = dense(picked.output.map)
+    picks = nn.Linear(*reversed(weight.shape), bias=False, dtype=torch.float64)
+    picks.weight.data = weight
+    return nn.Sequential(model, picks).eval()
 
 
 def _import(target: str) -> Any:

@@ -15,10 +15,10 @@ PACKAGE = ROOT / "lipcert"
 FLOORS = {
     0: "errors norms certificate",
     1: "linear graph kernel nn reference",
-    2: "opnorm lowering freeze storage lmi solvers",
-    3: "rules certifiers witness parametrizations recheck",
+    2: "opnorm outputs lowering freeze storage lmi solvers",
+    3: "rules certifiers margins witness parametrizations recheck",
     4: "trace",
-    5: "certify report target cli monitor",
+    5: "certify sandwich report target cli monitor",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 FILES = {

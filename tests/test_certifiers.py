@@ -3,6 +3,7 @@
 import itertools
 import math
 from fractions import Fraction
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lipcert import L1, L1_LINF, L2, L2_LINF, LINF, Norms, Validity, certify, check, trace, witness
+import lipcert
+from lipcert import L1, L1_LINF, L2, L2_LINF, LINF, Norms, Validity, check, trace, witness
 from lipcert.certificate import Gain
 from lipcert.certifiers import Product
 from lipcert.certifiers.composition import needed_norms, node_bounds, sqrt_up
@@ -20,6 +22,7 @@ from lipcert.kernel.rounding import round_up
 from lipcert.witness import Budget
 from tests.cases import NETWORKS
 
+certify = partial(lipcert.certify, by=Product())
 CERTIFIERS = {"product": Product(), "product without fusing": Product(longest=1)}
 ALL_NORMS = {str(norms): norms for norms in (L2, L1, LINF, L1_LINF, L2_LINF)}
 QUICK = Budget(points=4, power_steps=8, ascent_steps=10)

@@ -46,6 +46,10 @@ class Unknown(nn.Module):
 def broken():
     raise ValueError("boom")
 
+def bent():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(2, 9), nn.ReLU(), nn.Linear(9, 9), nn.ReLU(), nn.Linear(9, 4))
+
 def needs(width):
     return nn.Linear(width, 1)
 
@@ -109,6 +113,60 @@ def test_answers_for_people_begin_with_the_verdict(folder: Path):
     assert run("check", "cert.json").stdout.startswith("ACCEPTED  Lip(f; l2->l2) <= 2.00001\n")
     shown = run("falsify", "cli_nets:double", "--input-shape", "2", "--budget", "0.5")
     assert shown.stdout.startswith("REFUTED  two inputs with |f(x) - f(y)| / |x - y| >= 1.9")
+
+
+def test_the_method_is_the_one_asked_for_and_auto_by_default(folder: Path):
+    bounds = {}
+    for method in ("product", "lipsdp", "auto"):
+        found = answer(certified("--method", method, "--json", target="cli_nets:bent"))
+        assert method in found["method"].lower()
+        bounds[method] = found["bound"]
+    assert bounds["auto"] == answer(certified("--json", target="cli_nets:bent"))["bound"] == bounds["lipsdp"]
+    assert bounds["lipsdp"] < bounds["product"]
+    hurried = answer(certified("--seconds", "0", "--json", target="cli_nets:bent"))
+    assert bounds["auto"] < hurried["bound"] <= bounds["product"]
+    assert certified("--seconds", "-1", target="cli_nets:bent").exit_code == 2
+
+
+def test_progress_goes_to_standard_error_if_asked_for(folder: Path):
+    shown = certified("--progress", "--json", target="cli_nets:bent")
+    assert answer(shown)["verdict"] == "PROVED"
+    assert "bounding: iteration 1, bound " in shown.stderr
+    assert ", dual bound " in shown.stderr
+    assert ", gap " in shown.stderr
+    for quiet in ((), ("--no-progress",)):
+        assert certified(*quiet, target="cli_nets:bent").stderr == ""
+
+
+def test_one_output_or_a_margin_is_bounded_as_a_network_of_its_own(folder: Path):
+    whole = answer(certified("--json", target="cli_nets:bent"))
+    one = answer(certified("--output", "3", "--out", "one.json", "--json", target="cli_nets:bent"))
+    two = answer(certified("--margin", "3,1", "--out", "two.json", "--json", target="cli_nets:bent"))
+    assert one["bound"] < whole["bound"]
+    assert two["bound"] < 2**0.5 * whole["bound"]
+    assert len({found["network"] for found in (whole, one, two)}) == 3
+    for name in ("one.json", "two.json"):
+        assert run("check", name).exit_code == 0
+    for wrong in (("--output", "4"), ("--margin", "1"), ("--margin", "1,1"), ("--margin", "a,b"), ("--margin", "0,9")):
+        assert certified(*wrong, target="cli_nets:bent").exit_code == 2
+    assert "two questions" in certified("--output", "1", "--margin", "0,1", target="cli_nets:bent").stderr
+
+
+@pytest.mark.parametrize("question", [(), ("--output", "2"), ("--margin", "0,2"), ("--method", "product")])
+def test_a_sandwich_shows_both_sides_of_what_is_asked(folder: Path, question: tuple[str, ...]):
+    found = answer(certified("--sandwich", *question, "--json", target="cli_nets:bent"))
+    plain = answer(certified(*question, "--json", target="cli_nets:bent"))
+    assert found.keys() - plain.keys() == {"witness", "pattern", "dual", "parts"}
+    assert found["bound"] == plain["bound"]
+    assert 0.2 * found["bound"] < found["witness"] <= found["bound"]
+    if question == ("--method", "product"):
+        assert (found["pattern"], found["dual"], found["parts"]) == (None, None, 0)
+    else:
+        assert found["witness"] <= found["pattern"] <= found["dual"] <= found["bound"]
+    text = certified("--sandwich", *question, target="cli_nets:bent").stdout
+    assert text.startswith("PROVED  ")
+    assert ("pattern" in text) == (found["pattern"] is not None)
+    assert certified("--sandwich", "--norms", "linf", target="cli_nets:bent").exit_code == 2
 
 
 def test_a_model_may_be_an_instance_a_class_or_a_function_in_training_mode(folder: Path):
@@ -279,7 +337,7 @@ def test_falsify_refuses_numbers_that_mean_nothing(folder: Path, option: str):
 
 
 def test_show_lists_the_layers_of_a_certificate_and_of_a_model(folder: Path):
-    certified("--out", "cert.json")
+    certified("--out", "cert.json", "--method", "product")
     from_file = answer(run("show", "cert.json", "--json"))
     from_model = answer(run("show", "cli_nets:double", "--input-shape", "2", "--json"))
     assert from_file == from_model
@@ -323,7 +381,7 @@ def test_an_error_inside_lipcert_is_never_read_as_a_verdict(folder: Path, monkey
     def wrong(*_: object) -> Certificate:
         raise ZeroDivisionError("inside")
 
-    monkeypatch.setitem(cli.CERTIFIERS, cli.Method.product, wrong)
+    monkeypatch.setitem(cli.CERTIFIERS, cli.Method.auto, lambda *_: wrong)
     result = certified("--json")
     assert result.exit_code == 5
     assert answer(result)["verdict"] == "ERROR"
@@ -335,7 +393,7 @@ def test_an_interruption_has_its_own_status(folder: Path, monkeypatch: pytest.Mo
     def interrupted(*_: object) -> Certificate:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.CERTIFIERS, cli.Method.product, interrupted)
+    monkeypatch.setitem(cli.CERTIFIERS, cli.Method.auto, lambda *_: interrupted)
     assert certified().exit_code == 130
 
 
@@ -344,7 +402,7 @@ def test_only_a_rigorous_certificate_is_called_proved(folder: Path, monkeypatch:
         found = cli.Product()(graph, norms)
         return Certificate(found.bound, found.norms, Validity.NUMERICAL, "other", found.network, found.evidence)
 
-    monkeypatch.setitem(cli.CERTIFIERS, cli.Method.product, numerical)
+    monkeypatch.setitem(cli.CERTIFIERS, cli.Method.auto, lambda *_: numerical)
     result = certified("--json")
     assert result.exit_code == 4
     assert answer(result)["verdict"] == "UNKNOWN"

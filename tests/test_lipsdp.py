@@ -434,6 +434,40 @@ def test_the_blockwise_defect_lifts_every_matrix_above_zero(sizes: list[int], ch
         assert np.linalg.eigvalsh(whole)[0] < 1e-12 * np.abs(whole).max()
 
 
+REPAIRED = {
+    "relu": ([3, 10, 10, 2], nn.ReLU),
+    "silu": ([3, 10, 10, 2], nn.SiLU),
+    "tanh": ([4, 20, 20, 20, 20, 1], nn.Tanh),
+    "deep": ([4, *[8] * 12, 1], lambda: nn.LeakyReLU(0.3)),
+    "wide input": ([60, 12, 9, 3], nn.ReLU),
+}
+
+
+@pytest.mark.parametrize(("sizes", "activation"), REPAIRED.values(), ids=REPAIRED)
+def test_multipliers_that_are_infeasible_by_a_little_still_prove_what_they_are_worth(sizes, activation):
+    form = form_of(chain(sizes, 0, activation), sizes[0])
+    found, inner = InteriorPoint(gap=1e-9)(form), Recursion()(form).multipliers
+    infeasible = 0
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        off = {
+            name: lam * (1.0 + 1e-7 * torch.randn(lam.shape, generator=generator).double() - 1e-7 * (seed % 2))
+            for name, lam in found.multipliers.items()
+        }
+        infeasible += not tighten(form, off) < found.rho * (1 + 2e-6)
+        bound, multipliers = prove(form, off, inner)
+        assert found.dual**0.5 * (1 - 1e-9) <= bound <= found.dual**0.5 * (1 + 1e-6)
+        assert holds(form, multipliers, bound)
+    assert infeasible or sizes[0] != 4
+
+
+def test_multipliers_that_prove_nothing_are_answered_by_infinity():
+    form = form_of(chain([3, 5, 2], 0), 3)
+    (layer,) = form.layers
+    for bad in (0.0, -1.0, float("nan"), float("inf")):
+        assert prove(form, {layer.name: torch.full((5,), bad, dtype=torch.float64)})[0] == float("inf")
+
+
 def test_it_bounds_l2_only_and_says_so():
     with pytest.raises(UnsupportedOperation, match="not linf->linf"):
         LipSDP()(trace(nn.ReLU(), (2,)), LINF)

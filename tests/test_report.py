@@ -3,6 +3,7 @@
 import io
 import math
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,15 @@ from hypothesis import strategies as st
 from rich.console import Console
 from torch import nn
 
-from lipcert import L1, L1_LINF, L2, Certificate, Gains, Validity, Witness, certify, trace, witness
+import lipcert
+from lipcert import L1, L1_LINF, L2, Certificate, Gains, Validity, Witness, trace, witness
+from lipcert.certifiers import Product
 from lipcert.errors import InvalidInput
 from lipcert.graph import Activation, Graph, Input
 from lipcert.report import assumptions, format_down, format_up, layer_rows, layer_table, plot_layers, report
 
 finite = st.floats(min_value=0.0, allow_infinity=False, allow_nan=False)
+certify = partial(lipcert.certify, by=Product())
 SHAPE = (1, 6, 6)
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks.third_party import FOLDER, networks
 from lipcert import Budget, Validity, certify, witness
+from lipcert.certifiers import Product
 
 NETS = {net.name: net for net in networks()}
 # One witness width of the 2-d critics per method is enough inside the ordinary suite.
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.skipif(not NETS, reason=f"no third-party networks in {F
 @pytest.mark.parametrize("name", QUICK or ["none"])
 def test_witness_and_published_constant_are_below_the_rigorous_bound(name: str):
     net = NETS[name]
-    certificate = certify(net.build(), net.shape)
+    certificate = certify(net.build(), net.shape, by=Product())
     assert certificate.validity is Validity.RIGOROUS
     found = witness(net.build(), net.shape, budget=Budget(points=2, power_steps=5, ascent_steps=0))
     assert found.ratio <= certificate.bound
@@ -25,4 +26,4 @@ def test_witness_and_published_constant_are_below_the_rigorous_bound(name: str):
 @pytest.mark.parametrize("name", [name for name, net in QUICK.items() if "MP" in net.published] or ["none"])
 def test_the_published_product_of_norms_is_reproduced(name: str):
     net = NETS[name]
-    assert certify(net.build(), net.shape).bound == pytest.approx(net.published["MP"], rel=2e-2)
+    assert certify(net.build(), net.shape, by=Product()).bound == pytest.approx(net.published["MP"], rel=2e-2)

@@ -1,6 +1,9 @@
 """Certifiers: frozen values that turn a graph into a certificate when called. Floor 3."""
 
-from lipcert.certifiers.lipsdp import LipSDP
+from lipcert.certifiers.auto import Auto
+from lipcert.certifiers.combine import Best, Certifier
+from lipcert.certifiers.lipsdp import LipSDP, Part, Solved
 from lipcert.certifiers.product import Product
+from lipcert.certifiers.split import Split
 
-__all__ = ["LipSDP", "Product"]
+__all__ = ["Auto", "Best", "Certifier", "LipSDP", "Part", "Product", "Solved", "Split"]

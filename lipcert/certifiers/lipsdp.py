@@ -4,19 +4,44 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from lipcert.certificate import Block, Certificate, Multipliers, Validity
+from lipcert.certificate import Block, Certificate, Gain, Gains, Multipliers, Validity
 from lipcert.certifiers.composition import node_bounds
 from lipcert.certifiers.product import Product
 from lipcert.errors import UnsupportedOperation
-from lipcert.graph import Activation, Affine, Graph, Node, Opaque
-from lipcert.lmi import normal_form, prove
+from lipcert.graph import Activation, Graph, Node, Opaque
+from lipcert.lmi import Multipliers as Numbers
+from lipcert.lmi import NormalForm, normal_form, prove
 from lipcert.lmi.groups import constrained
 from lipcert.lmi.normal_form import between, nearly_linear
 from lipcert.norms import L2, Norms
-from lipcert.solvers import Auto, Solver
+from lipcert.solvers import Auto, Progress, Recursion, Solution, Solver
+from lipcert.solvers.solution import silent
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A part of a graph with what a solver found for it, which no certificate holds.
+
+    Attributes:
+        form: The part in normal form.
+        solution: What the solver found.
+        block: The bound proven from it.
+    """
+
+    form: NormalForm
+    solution: Solution
+    block: Block
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """A certificate and the parts it was made of; none where the layerwise bound was the lower one."""
+
+    certificate: Certificate
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,6 +62,8 @@ class LipSDP:
     Args:
         solver: Proposes multipliers. Default: chosen by size.
         product: Bounds what has no quadratic constraint.
+        progress: Told of every iteration: its number, the squared bound so far of the part at hand, and what no
+            multipliers can go below, squared.
 
     Raises:
         UnsupportedOperation: If the norms are not l2 to l2, or a node has no Lipschitz constant.
@@ -59,49 +86,124 @@ class LipSDP:
 
     solver: Solver = field(default_factory=Auto)
     product: Product = field(default_factory=Product)
+    progress: Progress = field(default=silent, repr=False, compare=False)
 
     def __call__(self, graph: Graph, norms: Norms = L2) -> Certificate:
         """Certify a graph; shapes are those of the graph's input and output without batch."""
-        if norms != L2:
-            raise UnsupportedOperation(f"`LipSDP` bounds l2->l2, not {norms}. Certify with `Product()`.", path="")
+        return self.solve(graph, norms).certificate
+
+    def solve(self, graph: Graph, norms: Norms = L2) -> Solved:
+        """Certify a graph, and hand out what the solver found besides: dual bounds, multipliers, iterations."""
+        require_l2(norms, "LipSDP")
         layerwise = self.product(graph, norms)
-        blocks, methods = [], []
-        for source, target in parts(graph):
-            form = normal_form(graph, source, target)
-            solution = self.solver(form)
-            value, multipliers = prove(form, solution.multipliers)
-            if math.isfinite(value):
-                numbers = {name: tuple(lam.tolist()) for name, lam in multipliers.items()}
-                blocks.append(Block(source, target, value, numbers))
-                methods.append(solution.method)
-        if not blocks:
-            return layerwise
-        gains = tuple(gain for gain in layerwise.evidence.items if not _inside(graph, gain.path, blocks))
-        bound = node_bounds(graph, gains, norms, blocks)[graph.output.name]
-        if not bound < layerwise.bound:
-            return layerwise
-        method = f"LipSDP: {'; '.join(dict.fromkeys(methods))}"
-        return Certificate(bound, norms, Validity.RIGOROUS, method, graph.digest(), Multipliers(tuple(blocks), gains))
+        found = self.solved(graph, parts(graph))
+        certificate = assembled(graph, layerwise, [part.block for part in found], f"LipSDP: {methods(found)}")
+        return Solved(certificate, () if certificate is layerwise else found)
+
+    def solved(self, graph: Graph, ends: Iterable[tuple[str, str]]) -> tuple[Part, ...]:
+        """Bound parts of a graph; those for which nothing is proven are left out."""
+        found = [self.part(normal_form(graph, *pair), *pair) for pair in ends]
+        return tuple(part for part in found if part is not None)
+
+    def part(self, form: NormalForm, source: str, target: str, start: Numbers | None = None) -> Part | None:
+        """Bound the part of a graph between two nodes, given in normal form; ``None`` if nothing is proven.
+
+        Args:
+            form: The part in normal form.
+            source: Where it begins.
+            target: Where it ends.
+            start: Multipliers to begin at, strictly feasible.
+        """
+        solution = self.solver(form, start, self.progress)
+        value, multipliers = prove(form, solution.multipliers, Recursion()(form).multipliers)
+        if not math.isfinite(value):
+            return None
+        numbers = {name: tuple(lam.tolist()) for name, lam in multipliers.items()}
+        return Part(form, solution, Block(source, target, value, numbers))
 
 
-def parts(graph: Graph) -> Iterator[tuple[str, str]]:
+def methods(found: Iterable[Part]) -> str:
+    """What the solvers say of parts, each remark once."""
+    return "; ".join(dict.fromkeys(part.solution.method for part in found))
+
+
+def require_l2(norms: Norms, who: str) -> None:
+    """Refuse other norms than l2 to l2.
+
+    Raises:
+        UnsupportedOperation: If they are others.
+    """
+    if norms != L2:
+        raise UnsupportedOperation(f"`{who}` bounds l2->l2, not {norms}. Certify with `Product()`.", path="")
+
+
+def assembled(
+    graph: Graph,
+    layerwise: Certificate,
+    blocks: Sequence[Block],
+    method: str,
+    gains: Iterable[Gain] = (),
+    validity: Validity = Validity.RIGOROUS,
+) -> Certificate:
+    """The certificate that bounds of parts make, with layerwise gains elsewhere; the layerwise one if it is lower.
+
+    Args:
+        graph: The network.
+        layerwise: A certificate with gains of all its affine nodes.
+        blocks: Bounds of parts that do not overlap.
+        method: What found them.
+        gains: Further gains.
+        validity: How far blocks and further gains may be trusted.
+    """
+    covered = {node.name for block in blocks for node in between(graph, block.source, block.target)}
+    known = dict.fromkeys((*layerwise.evidence.items, *gains))
+    outside = tuple(gain for gain in known if not covered.intersection(gain.path))
+    bound = node_bounds(graph, outside, layerwise.norms, blocks)[graph.output.name]
+    if not bound < layerwise.bound:
+        return layerwise
+    evidence = Multipliers(tuple(blocks), outside) if blocks else Gains(outside)
+    return Certificate(bound, layerwise.norms, validity, method, layerwise.network, evidence)
+
+
+def parts(graph: Graph) -> list[tuple[str, str]]:
     """The largest parts of a graph, as ``(source, target)``, that quadratic constraints cover and are worth one.
 
     A part begins and ends at a bottleneck: a node through which everything after it passes. It holds an activation
-    and no function without a quadratic constraint.
+    and no function without a quadratic constraint. Activations at its ends are left out where all neurons are equally
+    steep: what they do is a factor.
     """
     names = bottlenecks(graph)
-    begin, worth = names[0], False
-    for before, name in itertools.pairwise(names):
-        inner = between(graph, before, name)
-        if any(isinstance(node, Opaque) and not constrained(node) for node in inner):
-            if worth:
-                yield begin, before
-            begin, worth = name, False
-        else:
-            worth = worth or any(constrained(node) or _bends(node) for node in inner)
-    if worth:
-        yield begin, names[-1]
+    return [(names[i], names[j]) for i, j in runs(steps(graph, names), 0, len(names) - 1)]
+
+
+def steps(graph: Graph, names: Sequence[str]) -> list[list[Node]]:
+    """The nodes from each of the bottlenecks to the next."""
+    return [between(graph, *ends) for ends in itertools.pairwise(names)]
+
+
+def runs(steps: Sequence[Sequence[Node]], begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """`parts` of the steps from ``begin`` to before ``end``, by position."""
+    cuts = [k for k in range(begin, end) if any(_cuts(node) for node in steps[k])]
+    for i, j in zip([begin, *(cut + 1 for cut in cuts)], [*cuts, end], strict=True):
+        while i < j and is_factor(steps[i]):
+            i += 1
+        while i < j and is_factor(steps[j - 1]):
+            j -= 1
+        if any(constrained(node) or _bends(node) for step in steps[i:j] for node in step):
+            yield i, j
+
+
+def is_factor(step: Sequence[Node]) -> bool:
+    """Whether the nodes between two bottlenecks are one activation whose neurons are all equally steep."""
+    if len(step) != 1 or not isinstance(step[0], Activation):
+        return False
+    lower, upper = step[0].slope
+    steepest = lower.abs().maximum(upper.abs())
+    return bool((steepest == steepest.max()).all())
+
+
+def _cuts(node: Node) -> bool:
+    return isinstance(node, Opaque) and not constrained(node)
 
 
 def _bends(node: Node) -> bool:
@@ -130,8 +232,3 @@ def bottlenecks(graph: Graph) -> list[str]:
             found.append(name)
         furthest = max(furthest, last[name])
     return found
-
-
-def _inside(graph: Graph, path: tuple[str, ...], blocks: list[Block]) -> bool:
-    covered = {node.name for block in blocks for node in between(graph, block.source, block.target)}
-    return any(name in covered for name in path if isinstance(graph[name], Affine))

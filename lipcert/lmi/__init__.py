@@ -2,7 +2,8 @@
 
 from lipcert.lmi.dual import dual_value, feasible, linear_path, multipliers_of, vectors_of
 from lipcert.lmi.elimination import Factors, eliminate, factorise, tighten
-from lipcert.lmi.normal_form import Layer, Multipliers, NormalForm, Signal, normal_form
+from lipcert.lmi.normal_form import Layer, Multipliers, NormalForm, Signal, followed, normal_form
+from lipcert.lmi.patterns import Pattern, largest_pattern
 from lipcert.lmi.proof import holds, prove
 from lipcert.lmi.reduction import reduced, rescaled
 
@@ -11,12 +12,15 @@ __all__ = [
     "Layer",
     "Multipliers",
     "NormalForm",
+    "Pattern",
     "Signal",
     "dual_value",
     "eliminate",
     "factorise",
     "feasible",
+    "followed",
     "holds",
+    "largest_pattern",
     "linear_path",
     "multipliers_of",
     "normal_form",

@@ -137,7 +137,9 @@ def tighten(form: NormalForm, multipliers: Multipliers) -> float:
         9.0
     """
     G = eliminate(form, lambda layer, own, across: multipliers[layer.name])
-    return float("inf") if G is None else max(0.0, float(torch.linalg.eigvalsh(G)[..., -1].max()))
+    if G is None or not bool(torch.isfinite(G).all()):
+        return float("inf")
+    return max(0.0, float(torch.linalg.eigvalsh(G)[..., -1].max()))
 
 
 def _without(G: Quadratic, name: str, size: int, like: Tensor) -> tuple[Quadratic, Tensor, dict[str, Tensor]]:

@@ -200,6 +200,11 @@ def normal_form(graph: Graph, source: str | None = None, target: str | None = No
     return NormalForm(inputs, tuple(layers), signals[target])
 
 
+def followed(form: NormalForm, linear: LinearMap) -> NormalForm:
+    """The form whose output goes through one more linear map."""
+    return replace(form, output=_through(linear, form.output))
+
+
 NEARLY = 2.0**-40
 
 

@@ -15,8 +15,11 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import heapq
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
+from functools import partial
+from operator import itemgetter
 
 import numpy as np
 from torch import Tensor
@@ -25,36 +28,79 @@ from lipcert.kernel.blockwise import blockwise_defect
 from lipcert.kernel.rounding import Array, add_up, gamma, mul_up, require_ieee, round_up
 from lipcert.lmi.elimination import eliminate, tighten
 from lipcert.lmi.normal_form import INPUT, Multipliers, NormalForm, Signal
+from lipcert.lmi.reduction import reduced
 
-INFLATIONS = tuple(10.0 ** (-quarter / 4) for quarter in range(40, 7, -1))
-"""Relative amounts added to rho until a proof is found."""
+WEAKEST, STRONGEST = 2.0**-34, 2.0**-6
+"""Relative amounts by which rho or multipliers are changed to find a proof."""
 
 
-def prove(form: NormalForm, multipliers: Multipliers) -> tuple[float, Multipliers]:
+def prove(form: NormalForm, multipliers: Multipliers, interior: Multipliers | None = None) -> tuple[float, Multipliers]:
     """A bound K of the Lipschitz constant (l2) proven from multipliers, rounded up, and the multipliers that prove it.
 
-    The least rho is computed and then raised by 1e-10 to 1e-2 relative, as little as the proof needs. Where raising
-    rho alone is not enough, every layer's multipliers are raised a little over those of the layer after it, which
-    gives every pivot the same relative room.
+    A proof needs room for rounding, and multipliers that a solver stopped at may be infeasible by a little. Three
+    remedies are tried at growing strength s, the lowest bound first: raise rho by s; raise every layer's multipliers a
+    little over those of the layer after it, which gives every pivot the same relative room; move by s towards
+    multipliers that are feasible with room (the constraint is linear, so a mixture of both is).
+
+    Args:
+        form: The network in normal form.
+        multipliers: What a solver proposes.
+        interior: Multipliers that are feasible with room, such as the closed form's.
 
     Returns:
         Infinity as the bound if no proof is found.
     """
-    for inflation in INFLATIONS:
-        for candidate, room in ((multipliers, inflation), (_spread(form, multipliers, inflation), inflation / 10.0)):
-            rho = tighten(form, candidate)
-            if not 0.0 < rho < np.inf:
-                continue
-            bound = round_up(Fraction(float(np.sqrt(rho))) * (1 + Fraction(room)))
-            if _Proof(form, candidate).holds(bound):
-                return bound, candidate
+    small = reduced(form)
+    rho = tighten(small, multipliers)
+    least = _Proof(form, multipliers).least_room(rho**0.5) if 0.0 < rho < float("inf") else WEAKEST
+    remedies = [_raised, _spread] if interior is None else [_raised, _spread, partial(_mixed, interior=interior)]
+    attempts = [_attempts(small, partial(remedy, small, multipliers), least) for remedy in remedies]
+    for bound, candidate in heapq.merge(*attempts, key=itemgetter(0)):
+        if _Proof(form, candidate).holds(bound):
+            return bound, candidate
     return float("inf"), multipliers
 
 
-def _spread(form: NormalForm, multipliers: Multipliers, inflation: float) -> Multipliers:
-    step = 1.0 + 2.0 * inflation / max(1, len(form.layers))
+Remedy = Callable[[float], tuple[Multipliers, float]]
+"""From a strength to multipliers, and by how much to raise K besides."""
+
+
+def _attempts(form: NormalForm, remedy: Remedy, strength: float) -> Iterator[tuple[float, Multipliers]]:
+    """Bounds to be proven and the multipliers to prove them with, lowest first, at strengths that grow fourfold.
+
+    rho is convex in the multipliers: along a remedy the bound falls first, if at all, and then rises.
+    """
+    held, candidate, rho = (float("inf"), {}), None, float("inf")
+    while strength <= STRONGEST:
+        before = candidate
+        candidate, room = remedy(strength)
+        rho = rho if candidate is before else tighten(form, candidate)
+        if 0.0 < rho < float("inf"):
+            bound = round_up(Fraction(rho**0.5) * (1 + Fraction(room)))
+            if held[0] <= bound:
+                yield held
+            held = bound, candidate
+        strength *= 4.0
+    if held[0] < float("inf"):
+        yield held
+
+
+def _raised(form: NormalForm, multipliers: Multipliers, strength: float) -> tuple[Multipliers, float]:
+    return multipliers, strength
+
+
+def _spread(form: NormalForm, multipliers: Multipliers, strength: float) -> tuple[Multipliers, float]:
+    step = 1.0 + 2.0 * strength / max(1, len(form.layers))
     count = len(form.layers)
-    return {layer.name: multipliers[layer.name] * step ** (count - i) for i, layer in enumerate(form.layers)}
+    raised = {layer.name: multipliers[layer.name] * step ** (count - i) for i, layer in enumerate(form.layers)}
+    return raised, strength / 10.0
+
+
+def _mixed(
+    form: NormalForm, multipliers: Multipliers, strength: float, *, interior: Multipliers
+) -> tuple[Multipliers, float]:
+    mixed = {name: (1.0 - strength) * lam + strength * interior[name] for name, lam in multipliers.items()}
+    return mixed, strength / 10.0
 
 
 def holds(form: NormalForm, multipliers: Multipliers, bound: float) -> bool:
@@ -131,30 +177,54 @@ class _Proof:
     def holds(self, bound: float) -> bool:
         """Whether the matrix with ``rho = bound**2`` is shown to be positive semidefinite."""
         require_ieee()
-        if not (self.valid and 0.0 < bound < 1e150 and all(np.all(np.isfinite(block)) for block in self.H.values())):
+        found = self._scaled(bound)
+        if found is None:
             return False
+        H, sizes, _ = found
+        error, shift = self._allowance(H, sizes)
+        for name in self.order:
+            H[name, name][np.diag_indices(self.width[name])] -= shift
+        defect = blockwise_defect(H, self.order)
+        return bool(add_up(add_up(defect, error), 4.0 * 2.0**-52) <= shift)
+
+    def least_room(self, bound: float) -> float:
+        """By how much a bound has to be raised at least for a proof, if no matrix just below is positive semidefinite.
+
+        Raising it by a relative delta raises the matrix, which has to be above zero by its allowance, by at most
+        2 delta times the largest scaled entry of rho.
+        """
+        found = self._scaled(bound)
+        if found is None:
+            return WEAKEST
+        H, sizes, rho = found
+        return max(WEAKEST, self._allowance(H, sizes)[1] / (2.0 * float(rho.max())))
+
+    def _scaled(self, bound: float) -> tuple[dict[Pair, Array], dict[Pair, Array], Array] | None:
+        """The matrix with ``rho = bound**2``, its entries' sizes, and rho, scaled to a diagonal of about one."""
+        if not (self.valid and 0.0 < bound < 1e150 and all(np.all(np.isfinite(block)) for block in self.H.values())):
+            return None
         H, sizes = dict(self.H), dict(self.sizes)
-        rho = np.eye(self.width[INPUT]) * float(np.nextafter(np.float64(bound) * bound, 0.0))
-        H[INPUT, INPUT], sizes[INPUT, INPUT] = H[INPUT, INPUT] + rho, sizes[INPUT, INPUT] + rho
+        rho = np.full(self.width[INPUT], float(np.nextafter(np.float64(bound) * bound, 0.0)))
+        H[INPUT, INPUT], sizes[INPUT, INPUT] = H[INPUT, INPUT] + np.diag(rho), sizes[INPUT, INPUT] + np.diag(rho)
         scale = {name: _scale(H[name, name].diagonal(), self._idle(name)) for name in self.order}
         if any(np.any(np.isnan(found)) for found in scale.values()):
-            return False
+            return None
         H = {(a, b): scale[a][:, None] * block * scale[b] for (a, b), block in H.items()}
         sizes = {(a, b): scale[a][:, None] * block * scale[b] for (a, b), block in sizes.items()}
         # A neuron that nothing reads and that reads nothing has a zero row: a one on its diagonal changes nothing.
         for name in self.order:
             idle = np.flatnonzero(scale[name] == 0.0)
             H[name, name][idle, idle] = 1.0
+        return H, sizes, rho * scale[INPUT] ** 2
+
+    def _allowance(self, H: dict[Pair, Array], sizes: dict[Pair, Array]) -> tuple[Array, float]:
+        """A bound of the error of the scaled matrix, and by how much its proof lowers it."""
         n = sum(self.width.values())
         error = mul_up(self._largest_row(sizes), 2.0 * gamma(self.roundings))
         error = add_up(error, n * 2.0**-350)
         # Room for the exact checker, whose factor keeps 46 bits and has no entries outside the band of a chain.
         band = float(np.max(self._row_sums({pair: (block != 0.0).astype(float) for pair, block in H.items()})))
-        shift = band**1.5 * 2.0**-46 + 2.0 * float(error)
-        for name in self.order:
-            H[name, name][np.diag_indices(self.width[name])] -= shift
-        defect = blockwise_defect(H, self.order)
-        return bool(add_up(add_up(defect, error), 4.0 * 2.0**-52) <= shift)
+        return error, band**1.5 * 2.0**-46 + 2.0 * float(error)
 
     def _idle(self, name: str) -> Array:
         """Rows without any term."""
