@@ -3,6 +3,7 @@
 from lipcert import certifiers, errors, nn, parametrizations
 from lipcert.certificate import Certificate, Gain, Gains, Validity, Witness
 from lipcert.certify import certify
+from lipcert.frontends import trace_exported, trace_onnx
 from lipcert.graph import Graph
 from lipcert.lowering import lower, lowers
 from lipcert.norms import L1, L1_LINF, L2, L2_LINF, LINF, Norms
@@ -38,5 +39,7 @@ __all__ = [
     "opnorm",
     "parametrizations",
     "trace",
+    "trace_exported",
+    "trace_onnx",
     "witness",
 ]

@@ -37,8 +37,7 @@ from lipcert.norms import Norms
 from lipcert.recheck import check_float64
 from lipcert.report import assumptions, format_down, format_up, layer_rows, layer_table, plot_layers
 from lipcert.storage import graph_from_document, load_certificate, read_network, save_certificate
-from lipcert.target import load_model
-from lipcert.trace import trace
+from lipcert.target import load_graph, load_model
 from lipcert.witness import Budget, witness
 
 app = typer.Typer(
@@ -71,7 +70,9 @@ class Method(StrEnum):
 CERTIFIERS: dict[Method, Certifier] = {Method.product: Product(), Method.lipsdp: LipSDP()}
 
 Target = Annotated[str, typer.Argument(help="package.module:factory, a model or a function that returns one.")]
+Network = Annotated[str, typer.Argument(help="package.module:factory, or a .pt2 or .onnx file.")]
 InputShape = Annotated[str, typer.Option("--input-shape", help="Shape of one sample without batch, as 1,28,28.")]
+FileShape = Annotated[str | None, typer.Option("--input-shape", help="Of one sample, as 1,28,28; a file may fix it.")]
 NormsText = Annotated[str, typer.Option("--norms", help="l1, l2, linf, l1->linf or l2->linf.")]
 StateDict = Annotated[Path | None, typer.Option("--state-dict", help="Weights: .pt (tensors only) or .safetensors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -79,8 +80,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 
 @app.command()
 def certify(
-    target: Target,
-    input_shape: InputShape,
+    target: Network,
+    input_shape: FileShape = None,
     norms: NormsText = "l2",
     method: Annotated[Method, typer.Option("--method", help="How to bound.")] = Method.product,
     out: Annotated[Path | None, typer.Option("--out", help="Write the certificate here, weights beside it.")] = None,
@@ -89,7 +90,7 @@ def certify(
 ) -> None:
     """Prove an upper bound of a model's Lipschitz constant."""
     with answering("certify", as_json):
-        graph, shape = _traced(target, input_shape, state_dict)
+        graph = _traced(target, input_shape, state_dict)
         pair = Norms.parse(norms)
         with progress("bounding"):
             certificate = CERTIFIERS[method](graph, pair)
@@ -98,7 +99,7 @@ def certify(
         verdict = "PROVED" if proved else "UNKNOWN"
         fields = {
             "target": target,
-            "input_shape": list(shape),
+            "input_shape": list(graph.input.shape),
             **_claim(certificate),
             "assumptions": list(assumptions(graph)),
             "files": [str(file) for file in files],
@@ -177,8 +178,8 @@ def falsify(
 
 @app.command()
 def show(
-    what: Annotated[str, typer.Argument(help="A certificate (.json file), or package.module:factory.")],
-    input_shape: Annotated[str, typer.Option("--input-shape", help="Needed for a model.")] = "",
+    what: Annotated[str, typer.Argument(help="A certificate (.json), package.module:factory, .pt2, .onnx.")],
+    input_shape: FileShape = None,
     norms: NormsText = "l2",
     weights: Annotated[Path | None, typer.Option("--weights", help="Of a certificate; default: beside it.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the layers into this picture file.")] = None,
@@ -191,7 +192,7 @@ def show(
             certificate = load_certificate(Path(what))
             graph = graph_from_document(*read_network(weights or Path(what).with_suffix(".safetensors")))
         else:
-            graph, _ = _traced(what, input_shape, state_dict)
+            graph = _traced(what, input_shape, state_dict)
             with progress("bounding"):
                 certificate = Product()(graph, Norms.parse(norms))
         layers = [asdict(row) for row in layer_rows(graph, certificate)]
@@ -272,11 +273,10 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _traced(target: str, input_shape: str, state_dict: Path | None) -> tuple[Graph, Shape]:
-    shape = _shape(input_shape)
-    model = load_model(target, state_dict)
+def _traced(target: str, input_shape: str | None, state_dict: Path | None) -> Graph:
+    shape = None if input_shape is None else _shape(input_shape)
     with progress("reading the model"):
-        return trace(model, shape), shape
+        return load_graph(target, shape, state_dict)
 
 
 def _shape(text: str) -> Shape:
