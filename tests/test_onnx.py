@@ -609,6 +609,33 @@ def test_free_sizes_are_fixed_by_the_caller():
 # ------------------------------------------------------------------------------------------------------- refusals
 
 N = helper.make_node
+
+
+def by_the_batch(*nodes: Any) -> Any:
+    """A network that reads how many samples there are, as n."""
+    first = [N("Shape", ["x"], ["s"]), N("Gather", ["s", "zero"], ["n"])]
+    return model([*first, *nodes], {"zero": ints(0), "two": ints(2), "six": ints(6)}, (4, 6))
+
+
+BATCH_SIZES = {
+    "a factor of the batch size": [N("Cast", ["n"], ["f"], to=1), N("Mul", ["x", "f"], ["y"])],
+    "twice the batch size": [
+        N("Mul", ["n", "two"], ["m"]),
+        N("Concat", ["m", "two", "six"], ["t"], axis=0),
+        N("Reshape", ["x", "t"], ["y"]),
+    ],
+    "as many entries as samples": [N("Slice", ["x", "zero", "n", "two"], ["y"])],
+    "a constant of as many entries": [N("ConstantOfShape", ["n"], ["c"]), N("Add", ["x", "c"], ["y"])],
+}
+
+
+@pytest.mark.parametrize("name", BATCH_SIZES)
+def test_what_depends_on_the_batch_size_is_refused_without_a_replay(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(onnx_replay, "LIMIT", -1)
+    with pytest.raises(UnsupportedOperation, match="how many samples there are"):
+        trace_onnx(by_the_batch(*BATCH_SIZES[name]))
+
+
 REFUSED: dict[str, tuple[Any, type[LipcertError], str]] = {
     "unknown operator": (single("LpNormalization", (4,)), UnsupportedOperation, r"`LpNormalization`.*`node`"),
     "an older definition": (single("Relu", (4,), opset=5), UnsupportedOperation, r"`Relu` \(version 1\)"),

@@ -29,19 +29,23 @@ def require_same_as_program(
     Raises:
         UnsupportedOperation: Saying what disagrees.
     """
-    name = program.graph_signature.user_inputs[0]
+    name = next(str(name) for name in program.graph_signature.user_inputs)
     tensor = next(n.meta["val"] for n in program.graph.find_nodes(op="placeholder") if n.name == name)
     interpreter = _InFloat64(program.graph_module, values)
     batches = [sized(x, batch or _allowed(program, tensor)) for x in inputs(graph)]
     for x in batches:
-        require_agreement(graph, x, interpreter.on(x), AGREEMENT, "the program's operations")
+        try:
+            expected = interpreter.on(x)
+        except Exception as error:
+            raise unfaithful(f"the program's operations cannot be run in float64: {error}") from error
+        require_agreement(graph, x, expected, AGREEMENT, "the program's operations")
     x = batches[-1].to(tensor.dtype)
     try:
         expected = program.module()(x)
-    except Exception:
+    except Exception as error:
         if tensor.dtype in (torch.float16, torch.bfloat16):
             return  # many operations do not exist in half precision on this device
-        raise
+        raise unfaithful(f"the program cannot be run on {tuple(x.shape)}: {error}") from error
     require_agreement(graph, x.double(), expected, ACROSS_FORMATS[tensor.dtype], f"the program in {tensor.dtype}")
 
 
@@ -81,7 +85,9 @@ class _InFloat64(fx.Interpreter):
 
     def on(self, x: Tensor) -> Tensor:
         """What the program returns for one input; every placeholder but the input's is a constant, or not needed."""
-        return self.run(*[x] * len(self.graph.find_nodes(op="placeholder")))[0]
+        graph = self.module.graph
+        assert isinstance(graph, fx.Graph)
+        return self.run(*[x] * len(graph.find_nodes(op="placeholder")))[0]
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op in ("placeholder", "output"):

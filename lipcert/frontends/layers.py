@@ -22,7 +22,7 @@ def layer_at(node: fx.Node, name: Callable[[fx.Node], str], values: dict[fx.Node
         values: What the nodes before it stand for.
     """
     match name(node), node.args:
-        case "div", (fx.Node() as x, fx.Node() as divisor) if _is_one_plus_abs(divisor, x, name):
+        case "div", (fx.Node() as x, fx.Node() as divisor) if not node.kwargs and _is_one_plus_abs(divisor, x, name):
             return lower(F.softsign, values[x]) if isinstance(values[x], Value) else None
         case "sub", (fx.Node() as x, fx.Node() as y) if not node.kwargs and name(y) == "tanh" and y.args == (x,):
             return lower(F.tanhshrink, values[x]) if isinstance(values[x], Value) else None
@@ -53,5 +53,5 @@ def _halves(high: fx.Node, low: fx.Node, name: Callable[[fx.Node], str]) -> fx.N
     if len(parts) != 2 or [part.args[1] for part in parts] != [0, 1] or parts[0].args[0] is not parts[1].args[0]:
         return None
     chunks = parts[0].args[0]
-    known = isinstance(chunks, fx.Node) and name(chunks) in ("chunk", "split", "split_with_sizes")
+    known = isinstance(chunks, fx.Node) and not chunks.kwargs and name(chunks) in ("chunk", "split", "split_with_sizes")
     return chunks if known and isinstance(chunks, fx.Node) else None

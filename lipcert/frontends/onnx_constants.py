@@ -11,10 +11,8 @@ from lipcert.errors import InvalidInput, UnsupportedOperation
 from lipcert.frontends.onnx_operation import Constant
 from lipcert.lowering import BATCH, Value
 
-_MOVING = frozenset(
-    "Constant Identity Transpose Reshape Squeeze Unsqueeze Flatten Slice Concat Gather Split Shape Size Expand Tile "
-    "Neg Abs ConstantOfShape Range".split()
-)
+_MOVING = frozenset("Identity Transpose Reshape Squeeze Unsqueeze Flatten Slice Concat Gather Split Cast".split())
+_EXACT = _MOVING | frozenset("Constant Shape Size Expand Tile Neg Abs ConstantOfShape Range".split())
 _ON_INTEGERS = frozenset("Add Sub Mul Div Mod Equal Greater Less Not And Or Where Max Min ReduceProd".split())
 
 
@@ -25,6 +23,11 @@ def shape_of(node: Any, value: Value) -> Constant:
     return shape[bounds.get("start", 0) : bounds.get("end")]
 
 
+def moves(kind: str) -> bool:
+    """Whether every entry of the result is an entry of an input."""
+    return kind in _MOVING
+
+
 def computed(node: Any, inputs: Sequence[Any], opset: int, path: str) -> Sequence[Constant]:
     """The results of a node whose inputs are constants.
 
@@ -32,7 +35,7 @@ def computed(node: Any, inputs: Sequence[Any], opset: int, path: str) -> Sequenc
         UnsupportedOperation: If it rounds: the weight would then depend on who runs the model.
     """
     integral = all(entry is None or entry.dtype.kind in "iub" for entry in inputs)
-    known = node.op_type in _MOVING or (integral and node.op_type in _ON_INTEGERS) or node.op_type == "Cast"
+    known = node.op_type in _EXACT or (integral and node.op_type in _ON_INTEGERS)
     results = _run(node, inputs, opset, path) if known and node.domain in ("", "ai.onnx") else None
     if node.op_type == "Cast" and results is not None and not _same(inputs[0], results[0]):
         results = None

@@ -13,12 +13,12 @@ from lipcert.errors import InvalidInput, LipcertError, UnsupportedOperation
 from lipcert.frontends import onnx_elementwise as _e
 from lipcert.frontends import onnx_structure as _s
 from lipcert.frontends import onnx_windows as _w
-from lipcert.frontends.onnx_constants import computed, shape_of
+from lipcert.frontends.onnx_constants import computed, moves, shape_of
 from lipcert.frontends.onnx_operation import Constant, Operation, fitting
 from lipcert.frontends.onnx_replay import require_same_as_reference
 from lipcert.graph import Graph
 from lipcert.linear import Shape
-from lipcert.lowering import Recorder, Value, source
+from lipcert.lowering import BATCH, Recorder, Value, source
 
 _RULES = (_e, _s, _w)  # imported for their registrations
 _REALS = ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16")
@@ -30,9 +30,9 @@ def trace_onnx(model: Any, input_shape: Shape | None = None) -> Graph:
     A whitelist of operators is lowered, each in the versions of its definition that its rule was written for; the
     defaults of attributes are those of the definition. An attribute or input that a rule does not know is refused, as
     is every other operator, by name. The leading axis of the input is the batch; each sample is one input of the
-    function. Shapes are held against ONNX's own shape inference, and the graph is replayed in float64 against ONNX's
-    reference evaluator. A model of more than 2**28 multiplications per sample is not replayed: the evaluator would take
-    hours, and nothing in a file changes from run to run.
+    function; inputs with a default are constants of that value. Shapes are held against ONNX's own shape inference,
+    and the graph is replayed in float64 against ONNX's reference evaluator. A model of more than 2**28 multiplications
+    per sample is not replayed: the evaluator would take hours, and nothing in a file changes from run to run.
 
     Args:
         model: A path (external data beside it is read), or a loaded ``onnx.ModelProto``.
@@ -93,7 +93,10 @@ class _Reading:
 
         self.recorder = Recorder()
         graph = model.graph
-        self._opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+        versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+        if not versions:
+            raise UnsupportedOperation("the model imports no operators of ONNX itself.")
+        self._opset = versions[0]
         self._weights = {tensor.name: tensor for tensor in graph.initializer}
         self._read = numpy_helper.to_array
         given = [entry for entry in graph.input if entry.name not in self._weights]
@@ -104,6 +107,7 @@ class _Reading:
         self._declared = _inferred(model)
         shape, self.batch = _sample_shape(given[0], input_shape)
         self.needed = _needed(graph.node, self._output)
+        self._sized: dict[str, bool] = {}  # constants that hold the batch size: whether they compute with it
         self._values: dict[str, Value | Constant] = {given[0].name: source(self.recorder, shape)}
 
     def result(self) -> Value:
@@ -130,9 +134,17 @@ class _Reading:
             raise UnsupportedOperation(f"`{path}` is a `{node.domain}.{node.op_type}`, not of ONNX itself.", path=path)
         inputs = [self._value(name, path) if name else None for name in node.input]
         if node.op_type == "Shape" and isinstance(inputs[0], Value):
-            return [shape_of(node, inputs[0])]
+            results = [shape_of(node, inputs[0])]
+            self._sized |= {node.output[0]: False} if BATCH in results[0] else {}
+            return results
         if not any(isinstance(entry, Value) for entry in inputs):
-            return computed(node, inputs, self._opset, path)
+            results = computed(node, inputs, self._opset, path)
+            self._follow_the_batch(node, results)
+            return results
+        if any(name in self._sized and (self._sized[name] or node.op_type != "Reshape") for name in node.input):
+            raise UnsupportedOperation(
+                f"`{path}` ({node.op_type}) depends on how many samples there are; a claim is about one.", path=path
+            )
         schema = defs.get_schema(node.op_type, self._opset, "")
         operation = Operation(node, schema, inputs, path, self.batch)
         try:
@@ -144,6 +156,14 @@ class _Reading:
         results = result if isinstance(result, tuple) else (result,)
         fitting(operation, results[0], self._declared)
         return results
+
+    def _follow_the_batch(self, node: Any, results: Sequence[Constant]) -> None:
+        """Mark what is made of the batch size; moving other entries of a shape makes nothing of it."""
+        before = [self._sized[name] for name in node.input if name in self._sized]
+        calculated = any(before) or (bool(before) and not moves(node.op_type))
+        for name, result in zip(node.output, results, strict=False):
+            if calculated or (before and BATCH in result):
+                self._sized[name] = calculated
 
     def _value(self, name: str, path: str) -> Value | Constant:
         if name in self._weights and name not in self._values:
