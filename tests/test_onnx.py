@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from typer.testing import CliRunner
@@ -378,7 +378,7 @@ def swept(x: Array, options: dict[str, Any], reduce: Callable[[list[Any]], Array
     return y
 
 
-WINDOWS = settings(max_examples=12, deadline=None)
+WINDOWS = settings(max_examples=25, deadline=None)
 
 
 @WINDOWS
@@ -436,6 +436,7 @@ def test_transposed_convolutions_are_transposes(window: Any):
 
 
 @WINDOWS
+@example(((5,), {"kernel_shape": [3], "dilations": [2], "pads": [1, 1]}))
 @given(windows(True))
 def test_max_pooling_ignores_padding(window: Any):
     sizes, options = window
@@ -453,6 +454,8 @@ def test_max_pooling_ignores_padding(window: Any):
 
 
 @WINDOWS
+@example(((4, 5), {"kernel_shape": [2, 3], "pads": [1, 1, 0, 2]}), None)
+@example(((4, 5), {"kernel_shape": [2, 3], "pads": [1, 1, 0, 2]}), 1)
 @given(windows(True), st.sampled_from([None, 0, 1]))
 def test_average_pooling_divides_by_what_the_definition_counts(window: Any, counted: int | None):
     sizes, options = window
