@@ -63,7 +63,7 @@ def require_same_bounds(
 
 
 QUICK = set(
-    "absolute value|softmax of two|spectral norms|orthogonal group sort|householder|half precision|resnet|u-net|"
+    "absolute value|batch norm|softmax of two|spectral norms|orthogonal group sort|householder|half precision|resnet|u-net|"
     "generator|strided dilated groups|circular and reflected|patches|residual mlp".split("|")
 )
 
@@ -330,6 +330,22 @@ def test_a_rule_that_lies_is_found(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(aten._SPELLED, "tanh", torch.sin)
     with pytest.raises(UnsupportedOperation, match="does not reproduce"):
         trace_exported(exported(nn.Tanh(), (3,)))
+
+
+def test_maxima_beside_minima_are_one_layer_and_maxima_beside_maxima_are_not():
+    def joined(first: Callable[..., Tensor], second: Callable[..., Tensor]) -> nn.Module:
+        def function(x: Tensor) -> Tensor:
+            a, b = x.chunk(2, 1)
+            return torch.cat([first(a, b), second(a, b)], 1)
+
+        return Of(function)
+
+    for pair in ((torch.maximum, torch.maximum), (torch.minimum, torch.maximum)):
+        model = joined(*pair)
+        bound = Product()(trace_exported(exported(model, (4,))), L2).bound
+        assert bound == pytest.approx(Product()(trace(model, (4,)), L2).bound)
+        assert bound >= 2**0.5
+    assert Product()(trace_exported(exported(joined(torch.maximum, torch.minimum), (4,))), L2).bound == 1.0
 
 
 def test_gates_are_recognised_and_other_products_are_not():
