@@ -63,8 +63,8 @@ def require_same_bounds(
 
 
 QUICK = set(
-    "absolute value|batch norm|softmax of two|spectral norms|orthogonal group sort|householder|half precision|resnet|u-net|"
-    "generator|strided dilated groups|circular and reflected|patches|residual mlp".split("|")
+    "absolute value|batch norm|softmax of two|spectral norms|orthogonal group sort|householder|half precision|resnet|"
+    "u-net|generator|strided dilated groups|circular and reflected|patches|residual mlp".split("|")
 )
 
 
