@@ -49,7 +49,7 @@ def _pads(padding: Any, kernel: Shape, dilation: Shape) -> tuple[tuple[int, int]
         total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         return tuple((amount // 2, amount - amount // 2) for amount in total)
     entries = per_dimension(padding, len(kernel))
-    return tuple((entry, entry) if isinstance(entry, int) else tuple(entry) for entry in entries)
+    return tuple((entry, entry) if isinstance(entry, int) else (entry[0], entry[1]) for entry in entries)
 
 
 def transpose_convolve(
