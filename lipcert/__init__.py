@@ -3,6 +3,7 @@
 from lipcert import certifiers, errors, nn, parametrizations
 from lipcert.certificate import Certificate, Gain, Gains, Validity, Witness
 from lipcert.certify import certify
+from lipcert.frontends import trace_exported, trace_onnx
 from lipcert.graph import Graph
 from lipcert.lowering import lower, lowers
 from lipcert.margins import Margins, margins
@@ -47,5 +48,7 @@ __all__ = [
     "sandwich",
     "select",
     "trace",
+    "trace_exported",
+    "trace_onnx",
     "witness",
 ]

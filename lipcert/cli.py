@@ -47,8 +47,7 @@ from lipcert.report import (
 )
 from lipcert.sandwich import Sandwich, enclose
 from lipcert.storage import graph_from_document, load_certificate, read_network, save_certificate
-from lipcert.target import following, load_model, parse_shape, picked
-from lipcert.trace import trace
+from lipcert.target import following, load_graph, load_model, parse_shape, picked
 from lipcert.witness import Budget, witness
 
 app = typer.Typer(
@@ -87,7 +86,9 @@ CERTIFIERS: dict[Method, Callable[[float, solvers.Progress], Certifier]] = {
 SECONDS = {Method.auto: 20.0, Method.product: 0.0, Method.lipsdp: 600.0}
 
 Target = Annotated[str, typer.Argument(help="package.module:factory, a model or a function that returns one.")]
+Network = Annotated[str, typer.Argument(help="package.module:factory, or a .pt2 or .onnx file.")]
 InputShape = Annotated[str, typer.Option("--input-shape", help="Shape of one sample without batch, as 1,28,28.")]
+FileShape = Annotated[str | None, typer.Option("--input-shape", help="Of one sample, as 1,28,28; a file may fix it.")]
 NormsText = Annotated[str, typer.Option("--norms", help="l1, l2, linf, l1->linf or l2->linf.")]
 StateDict = Annotated[Path | None, typer.Option("--state-dict", help="Weights: .pt (tensors only) or .safetensors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -95,43 +96,41 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 
 @app.command()
 def certify(
-    target: Target,
-    input_shape: InputShape,
+    target: Network,
+    input_shape: FileShape = None,
     norms: NormsText = "l2",
     method: Annotated[Method, typer.Option("--method", help="How to bound.")] = Method.auto,
-    seconds: Annotated[
-        float | None, typer.Option("--seconds", help="Time for the solver. Default: 20 (auto), 600 (lipsdp).")
-    ] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", help="Solver's time, else 20 (auto) or 600.")] = None,
     output: Annotated[int | None, typer.Option("--output", help="Bound this output only, counted from 0.")] = None,
     margin: Annotated[str, typer.Option("--margin", help="Bound the difference of two outputs, as 3,5.")] = "",
     both_sides: Annotated[bool, typer.Option("--sandwich", help="Print lower bounds too (l2).")] = False,
-    progress: Annotated[
-        bool | None, typer.Option("--progress/--no-progress", help="Show iterations on standard error.")
-    ] = None,
+    progress: Annotated[bool | None, typer.Option("--progress/--no-progress", help="Iterations on stderr.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write the certificate here, weights beside it.")] = None,
     state_dict: StateDict = None,
     as_json: AsJson = False,
 ) -> None:
     """Prove an upper bound of a model's Lipschitz constant."""
     with answering("certify", as_json):
-        graph, shape, model = _traced(target, input_shape, state_dict)
-        whole, graph = graph, picked(graph, output, margin)
+        whole = _traced(target, input_shape, state_dict)
+        graph = picked(whole, output, margin)
         pair = Norms.parse(norms)
         if both_sides and pair != L2:
             raise InvalidInput(f"--sandwich is about l2, not {pair}; leave one of the two out.")
+        if both_sides and Path(target).suffix in (".pt2", ".onnx"):
+            raise InvalidInput(f"--sandwich searches a model in Python for pairs; `{target}` is a file. Leave it out.")
         time_limit = SECONDS[method] if seconds is None else seconds
         if not time_limit >= 0.0:
             raise InvalidInput(f"--seconds {seconds} must be >= 0.")
         with working("bounding", progress) as say:
             certifier = CERTIFIERS[method](time_limit, lambda *numbers: say(iteration(*numbers)))
-            found = _sandwich(following(model, whole, graph), graph, certifier) if both_sides else None
+            found = _sandwich(target, state_dict, whole, graph, certifier) if both_sides else None
             certificate = certifier(graph, pair) if found is None else found.certificate
         files = () if out is None else (out, save_certificate(certificate, graph, out))
         proved = certificate.validity is Validity.RIGOROUS
         verdict = "PROVED" if proved else "UNKNOWN"
         fields = {
             "target": target,
-            "input_shape": list(shape),
+            "input_shape": list(graph.input.shape),
             **_claim(certificate),
             "assumptions": list(assumptions(graph)),
             "files": [str(file) for file in files],
@@ -215,8 +214,8 @@ def falsify(
 
 @app.command()
 def show(
-    what: Annotated[str, typer.Argument(help="A certificate (.json file), or package.module:factory.")],
-    input_shape: Annotated[str, typer.Option("--input-shape", help="Needed for a model.")] = "",
+    what: Annotated[str, typer.Argument(help="A certificate (.json), package.module:factory, .pt2, .onnx.")],
+    input_shape: FileShape = None,
     norms: NormsText = "l2",
     weights: Annotated[Path | None, typer.Option("--weights", help="Of a certificate; default: beside it.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the layers into this picture file.")] = None,
@@ -229,7 +228,7 @@ def show(
             certificate = load_certificate(Path(what))
             graph = graph_from_document(*read_network(weights or Path(what).with_suffix(".safetensors")))
         else:
-            graph, _, _ = _traced(what, input_shape, state_dict)
+            graph = _traced(what, input_shape, state_dict)
             with working("bounding"):
                 certificate = Product()(graph, Norms.parse(norms))
         layers = [asdict(row) for row in layer_rows(graph, certificate)]
@@ -323,14 +322,14 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _traced(target: str, input_shape: str, state_dict: Path | None) -> tuple[Graph, Shape, torch.nn.Module]:
-    shape = parse_shape(input_shape)
-    model = load_model(target, state_dict)
+def _traced(target: str, input_shape: str | None, state_dict: Path | None) -> Graph:
+    shape = None if input_shape is None else parse_shape(input_shape)
     with working("reading the model"):
-        return trace(model, shape), shape, model
+        return load_graph(target, shape, state_dict)
 
 
-def _sandwich(model: torch.nn.Module, graph: Graph, certifier: Certifier) -> Sandwich:
+def _sandwich(target: str, state_dict: Path | None, whole: Graph, graph: Graph, certifier: Certifier) -> Sandwich:
+    model = following(load_model(target, state_dict), whole, graph)
     return enclose(graph, witness(model, graph.input.shape), by=certifier)
 
 

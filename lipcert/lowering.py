@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.errors import InvalidInput, NotFinite, UnsupportedOperation
-from lipcert.graph import Activation, Add, Affine, Concat, Input, Node, Opaque
+from lipcert.graph import Activation, Add, Affine, Concat, Graph, Input, Node, Opaque, sources
 from lipcert.linear import Adjoint, Conv, Dense, Diagonal, LinearMap, Shape
 from lipcert.norms import Norms
 
@@ -62,6 +62,17 @@ class Recorder:
             raise InvalidInput(f"`{self.path}` produces the empty shape {node.shape}; no bound is defined for it.")
         self.nodes.append(node)
         return Value(self, node.name, node.shape)
+
+
+    def graph(self, output: Value) -> Graph:
+        """The recorded nodes that a value needs, and the input."""
+        needed = {output.name}
+        kept: list[Node] = []
+        for position, node in reversed(list(enumerate(self.nodes))):
+            if node.name in needed or position == 0:
+                kept.append(node)
+                needed.update(sources(node))
+        return Graph(tuple(reversed(kept)))
 
 
 @dataclass(frozen=True)

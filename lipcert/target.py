@@ -1,4 +1,4 @@
-"""The model that a command line names: ``package.module:factory``, with weights from a file. Floor 5."""
+"""What a command line names: ``package.module:factory`` with weights from a file, or an exported file. Floor 5."""
 
 from __future__ import annotations
 
@@ -16,11 +16,34 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lipcert.errors import InvalidInput
+from lipcert.frontends import trace_exported, trace_onnx
 from lipcert.graph import Affine, Graph
 from lipcert.linear import Shape, dense
 from lipcert.outputs import difference, select
+from lipcert.trace import trace
 
-_EXPORTED = (".pt2", ".onnx")
+_EXPORTED = {".pt2": trace_exported, ".onnx": trace_onnx}
+
+
+def load_graph(target: str, input_shape: Shape | None = None, state_dict: str | Path | None = None) -> Graph:
+    """Capture what a command line names.
+
+    Args:
+        target: As `load_model` reads it, or a ``.pt2`` or ``.onnx`` file.
+        input_shape: Shape of one sample. A file that fixes it needs none.
+        state_dict: Weights, for a model in Python only.
+
+    Raises:
+        LipcertError: As `load_model` and the readers.
+    """
+    reader = _EXPORTED.get(Path(target).suffix)
+    if reader is None:
+        if input_shape is None:
+            raise InvalidInput(f"`{target}` needs --input-shape, the shape of one sample without batch.")
+        return trace(load_model(target, state_dict), input_shape)
+    if state_dict is not None:
+        raise InvalidInput(f"`{target}` holds its own weights; leave --state-dict out.")
+    return reader(target, input_shape)
 
 
 def load_model(target: str, state_dict: str | Path | None = None) -> nn.Module:
@@ -96,7 +119,7 @@ def _import(target: str) -> Any:
     name, colon, attribute = target.partition(":")
     if Path(name).suffix in _EXPORTED:
         raise InvalidInput(
-            f"`{target}` is an exported program, and lipcert has no reader for those yet. "
+            f"`{target}` is an exported file, which can be certified and shown, but not searched. "
             f"Give the Python code that builds the model, as package.module:factory, and its weights with --state-dict."
         )
     if not (name and colon and attribute):

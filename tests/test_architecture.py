@@ -17,7 +17,7 @@ FLOORS = {
     1: "linear graph kernel nn reference",
     2: "opnorm outputs lowering freeze storage lmi solvers",
     3: "rules certifiers margins witness parametrizations recheck",
-    4: "trace",
+    4: "trace frontends",
     5: "certify sandwich report target cli monitor",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
@@ -26,7 +26,7 @@ FILES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 # Imported only inside the functions that need them, so that `import lipcert` stays light and the extras optional.
-LAZY = {"cvxpy", "hypothesis", "matplotlib", "scipy", "sklearn", "typer"}
+LAZY = {"cvxpy", "hypothesis", "matplotlib", "onnx", "scipy", "sklearn", "typer"}
 STANDARD = set(sys.stdlib_module_names)
 LINES = 400
 # One file that can be read and run by itself, by design.

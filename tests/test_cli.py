@@ -217,7 +217,7 @@ def test_a_checkpoint_that_would_run_code_is_not_read(folder: Path):
         ("cli_nets:needs", "called without arguments"),
         ("cli_nets:number", "neither a torch.nn.Module nor a function"),
         ("cli_nets:dict", "was not found"),
-        ("net.pt2", "no reader for those yet"),
+        ("net.pt2", "there is no file"),
     ],
 )
 def test_a_wrong_target_says_what_and_what_now_without_a_traceback(folder: Path, target: str, says: str):

@@ -22,7 +22,7 @@ def per_dimension(value: Any, dimensions: int) -> Shape:
 def convolve(
     x: Value, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int, mode: str
 ) -> Value:
-    """Record a convolution with torch's arguments; ``padding`` may be ``same`` or ``valid``."""
+    """Record a convolution with torch's arguments; ``padding`` may be ``same``, ``valid``, or a pair per dimension."""
     dimensions = weight.ndim - 2
     if len(x.shape) != dimensions + 1 or x.shape[0] != weight.shape[1] * groups:
         raise _misfit(x, weight, groups)
@@ -48,24 +48,28 @@ def _pads(padding: Any, kernel: Shape, dilation: Shape) -> tuple[tuple[int, int]
     if padding == "same":
         total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         return tuple((amount // 2, amount - amount // 2) for amount in total)
-    return tuple((amount, amount) for amount in per_dimension(padding, len(kernel)))
+    entries = per_dimension(padding, len(kernel))
+    return tuple((entry, entry) if isinstance(entry, int) else (entry[0], entry[1]) for entry in entries)
 
 
 def transpose_convolve(
     x: Value, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, extra: Any, groups: int, dilation: Any
 ) -> Value:
-    """Record a transposed convolution: the transpose of the convolution from its output to its input."""
+    """Record a transposed convolution: the transpose of the convolution from its output to its input.
+
+    ``padding`` may be a pair per dimension.
+    """
     dimensions = weight.ndim - 2
     if len(x.shape) != dimensions + 1 or x.shape[0] != weight.shape[0]:
         raise _misfit(x, weight, 1)
-    stride, padding, extra, dilation = (per_dimension(v, dimensions) for v in (stride, padding, extra, dilation))
+    stride, extra, dilation = (per_dimension(v, dimensions) for v in (stride, extra, dilation))
+    pads = _pads(padding, weight.shape[2:], dilation)
     sizes = tuple(
-        (size - 1) * s - 2 * p + d * (k - 1) + e + 1
-        for size, s, p, d, k, e in zip(x.shape[1:], stride, padding, dilation, weight.shape[2:], extra, strict=True)
+        (size - 1) * s - sum(p) + d * (k - 1) + e + 1
+        for size, s, p, d, k, e in zip(x.shape[1:], stride, pads, dilation, weight.shape[2:], extra, strict=True)
     )
     if min(sizes) < 1:
         raise InvalidInput(f"`{x.path}` produces the sizes {sizes}; padding {padding} is too large.")
-    pads = tuple((p, p) for p in padding)
     conv = Conv(weight, (weight.shape[1] * groups, *sizes), x.shape[1:], stride, pads, dilation, groups, "zeros")
     return affine(x, Adjoint(conv), _per_channel(bias, dimensions))
 

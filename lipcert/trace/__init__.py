@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lipcert import rules as _rules  # noqa: F401  (registers the built-in rules)
 from lipcert.errors import UnsupportedOperation
 from lipcert.freeze import evaluation_copy, materialise, promote, unchanged_randomness
-from lipcert.graph import Graph, Node, sources
+from lipcert.graph import Graph
 from lipcert.linear import Shape
 from lipcert.lowering import Value
 from lipcert.trace.inplace import require_no_overwritten_reads
@@ -76,17 +76,7 @@ def _lower(recording: Recording) -> Graph:
             f"the model returns {kind}, not one tensor that depends on the input; wrap it in a module that returns one."
         )
     require_no_overwritten_reads(graph, interpreter)
-    return Graph(_reachable(interpreter.recorder.nodes, value.name))
-
-
-def _reachable(nodes: list[Node], output: str) -> tuple[Node, ...]:
-    needed = {output}
-    kept: list[Node] = []
-    for position, node in reversed(list(enumerate(nodes))):
-        if node.name in needed or position == 0:
-            kept.append(node)
-            needed.update(sources(node))
-    return tuple(reversed(kept))
+    return interpreter.recorder.graph(value)
 
 
 def _require_same_in_training(recording: Recording, model: nn.Module, frozen: nn.Module, shape: Shape) -> None:

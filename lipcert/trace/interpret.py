@@ -99,18 +99,7 @@ class Interpreter:
             return _part(target, args, path)
         if target is builtins.getattr:
             target, args = f".{args[1]}", args[:1]
-        rule = rule_for(target)
-        if rule is None:
-            raise no_rule(target, path)
-        _require_fit(rule, target, args, kwargs, path)
-        try:
-            return rule(*args, **kwargs)
-        except LipcertError:
-            raise
-        except Exception as error:
-            raise UnsupportedOperation(
-                f"`{path}` calls `{name_of(target)}` in a way its rule cannot read: {error}", path=path
-            ) from error
+        return apply_rule(target, args, kwargs, path)
 
     def _on_constants(self, node: fx.Node, args: Any, kwargs: Mapping[str, Any]) -> Any:
         tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -131,6 +120,35 @@ class Interpreter:
             f"register it with torch.nn.utils.parametrize.",
             path=path,
         )
+
+
+def apply_rule(target: Target, args: Any, kwargs: Mapping[str, Any], path: str) -> Any:
+    """Call the rule of an operation with the arguments of the operation.
+
+    Raises:
+        UnsupportedOperation: If there is no rule, or it was not written for these arguments.
+    """
+    rule = rule_for(target)
+    if rule is None:
+        raise no_rule(target, path)
+    return call_rule(rule, target, args, kwargs, path)
+
+
+def call_rule(rule: Rule, target: Target, args: Any, kwargs: Mapping[str, Any], path: str) -> Any:
+    """Call a rule; ``target`` is what the messages call it.
+
+    Raises:
+        UnsupportedOperation: If it was not written for these arguments.
+    """
+    _require_fit(rule, target, args, kwargs, path)
+    try:
+        return rule(*args, **kwargs)
+    except LipcertError:
+        raise
+    except Exception as error:
+        raise UnsupportedOperation(
+            f"`{path}` calls `{name_of(target)}` in a way its rule cannot read: {error}", path=path
+        ) from error
 
 
 def _part(target: Any, args: Any, path: str) -> Any:

@@ -18,7 +18,7 @@ AGREEMENT = 1e-9
 """Largest difference between graph and model in float64, relative to the largest output of the sample."""
 
 _SAME_FORMAT = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.25}
-_ACROSS_FORMATS = {torch.float64: 1e-7, torch.float32: 1e-2, torch.float16: 0.25, torch.bfloat16: 0.5}
+ACROSS_FORMATS = {torch.float64: 1e-7, torch.float32: 1e-2, torch.float16: 0.25, torch.bfloat16: 0.5}
 
 _LARGE = 2**22
 
@@ -42,24 +42,24 @@ def require_reproduction(graph: Graph, frozen: nn.Module, own: nn.Module, origin
         InvalidInput: If the model cannot be run on inputs of this shape.
     """
     before = fingerprint(frozen)
-    batches = _inputs(graph)
+    batches = inputs(graph)
     for x in batches:
         expected = _run(frozen, x)
         with torch.enable_grad():
             again = _run(frozen, x)
         if not _agree(again, expected, x, 0.0):
-            raise _unfaithful("two runs on one input differ (randomness, python state, or whether gradients are on)")
+            raise unfaithful("two runs on one input differ (randomness, python state, or whether gradients are on)")
         if not _agree(graph.replay(x), expected, x, AGREEMENT):
-            raise _unfaithful(
-                f"on a batch of {len(x)} they differ by {_difference(graph.replay(x), expected, x):.1e} "
+            raise unfaithful(
+                f"on a batch of {len(x)} they differ by {difference(graph.replay(x), expected, x):.1e} "
                 f"relative to the output (python state, constants or branches that depend on the run, or memory shared "
                 f"in a way not seen)"
             )
     if _run(frozen, batches[0].as_subclass(_Watched)).shape[:1] != batches[0].shape[:1]:
-        raise _unfaithful("the model does not keep the batch dimension")
+        raise unfaithful("the model does not keep the batch dimension")
     changed = _changed(before, fingerprint(frozen))
     if changed:
-        raise _unfaithful(f"running the model changes `{changed}`; a certificate is about one fixed function")
+        raise unfaithful(f"running the model changes `{changed}`; a certificate is about one fixed function")
     _require_same_in_own_format(batches[1], frozen, own, original)
 
 
@@ -76,7 +76,7 @@ class _Watched(Tensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         if name in _LEAVES_TENSORS:
-            raise _unfaithful(f"the model reads the value of a tensor that depends on the input (`{name}`)")
+            raise unfaithful(f"the model reads the value of a tensor that depends on the input (`{name}`)")
         return super().__torch_function__(func, types, args, kwargs or {})
 
 
@@ -121,7 +121,7 @@ def _changed(before: dict[str, Any], after: dict[str, Any]) -> str:
     return next((name for name in {**before, **after} if before.get(name, ...) != after.get(name, ...)), "")
 
 
-def _inputs(graph: Graph) -> list[Tensor]:
+def inputs(graph: Graph) -> list[Tensor]:
     """Batches of several lengths, with rows of several sizes and signs, from a generator of their own.
 
     A network with many millions of numbers in its layers gets three rows instead of eight: replay would take longer
@@ -149,15 +149,15 @@ def _run(model: nn.Module, x: Tensor) -> Tensor:
             f"the model cannot be run on a batch {tuple(x.shape)} of {x.dtype}: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(y, Tensor):
-        raise _unfaithful(f"the model returns a {type(y).__name__}, not one tensor")
+        raise unfaithful(f"the model returns a {type(y).__name__}, not one tensor")
     return y
 
 
 def _agree(y: Tensor, expected: Tensor, x: Tensor, tolerance: float) -> bool:
-    return y.shape == expected.shape and _difference(y, expected, x) <= tolerance
+    return y.shape == expected.shape and difference(y, expected, x) <= tolerance
 
 
-def _difference(y: Tensor, expected: Tensor, x: Tensor) -> float:
+def difference(y: Tensor, expected: Tensor, x: Tensor) -> float:
     """Largest difference relative to the largest entry of the sample; infinite where shapes or finiteness differ.
 
     Outputs below a millionth of the input count as that: they may be what a cancellation leaves.
@@ -187,13 +187,14 @@ def _require_same_in_own_format(batch: Tensor, frozen: nn.Module, own: nn.Module
         return  # the format overflows on these inputs; float64 was compared above
     for name, y, tolerance in (
         ("its frozen copy", _run(own, x), _SAME_FORMAT[dtype]),
-        ("its float64 copy", _run(frozen, x.double().cpu()).to(device), _ACROSS_FORMATS[dtype]),
+        ("its float64 copy", _run(frozen, x.double().cpu()).to(device), ACROSS_FORMATS[dtype]),
     ):
         if y.shape != expected.shape or not _agree(y[finite], expected[finite], x[finite], tolerance):
-            raise _unfaithful(f"the model in {dtype} and {name} differ (weights, or code that depends on the dtype)")
+            raise unfaithful(f"the model in {dtype} and {name} differ (weights, or code that depends on the dtype)")
 
 
-def _unfaithful(reason: str) -> UnsupportedOperation:
+def unfaithful(reason: str) -> UnsupportedOperation:
+    """The refusal of a graph that disagrees with what it was read from."""
     return UnsupportedOperation(
         f"the captured graph does not reproduce the model: {reason}.\n"
         f"  Only a function that is fixed by its weights can be certified; move what differs out of forward."
