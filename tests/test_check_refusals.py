@@ -502,6 +502,15 @@ def test_the_script_lists_what_it_assumed(tmp_path: Path, capsys: pytest.Capture
     assert "assuming slope of f (declared:me) lies in [0.0, 2.0]" in capsys.readouterr().out
 
 
+def test_a_declared_interval_must_not_be_empty():
+    slope = (torch.tensor(10.0).double(), torch.tensor(1.0).double())
+    graph = Graph((Input("x", (2,)), Activation("f", "x", (2,), "declared:me", {}, slope, torch.relu)))
+    certificate = Certificate(10.0, L2, Validity.ESTIMATE, "by hand", graph.digest(), Gains(()))
+    with pytest.raises(Malformed, match="its lower end is above its upper end"):
+        verify(certificate.to_json(), *graph.document())
+
+
+
 @pytest.mark.parametrize("keep", [0, 1, 7, 8, 9, 40, -1])
 def test_truncated_and_padded_network_files_are_malformed(files: tuple[Path, Path], keep: int):
     content = files[1].read_bytes()

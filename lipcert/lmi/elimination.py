@@ -137,7 +137,12 @@ def tighten(form: NormalForm, multipliers: Multipliers) -> float:
         9.0
     """
     G = eliminate(form, lambda layer, own, across: multipliers[layer.name])
-    if G is None or not bool(torch.isfinite(G).all()):
+    return float("inf") if G is None else largest(G)
+
+
+def largest(G: Tensor) -> float:
+    """The largest eigenvalue over a batch, at least zero; infinity where an entry is not finite."""
+    if not bool(torch.isfinite(G).all()):
         return float("inf")
     return max(0.0, float(torch.linalg.eigvalsh(G)[..., -1].max()))
 

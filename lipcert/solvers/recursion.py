@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.lmi import Layer, Multipliers, NormalForm, eliminate, reduced, tighten
+from lipcert.lmi import Layer, Multipliers, NormalForm, eliminate, reduced
+from lipcert.lmi.elimination import largest
 from lipcert.solvers.solution import Progress, Solution, silent
 
 _SYMMETRIC = (0.505, 0.51, 0.52, 0.55, 0.6, 0.7, 1.0)
@@ -54,8 +55,8 @@ class Recursion:
             found[layer.name] = self._choose(layer, own, across)
             return found[layer.name]
 
-        eliminate(small, choose)
-        rho = tighten(small, found)
+        G = eliminate(small, choose)
+        rho = float("inf") if G is None else largest(G)
         progress(0, rho, 0.0)
         return Solution(found, rho, 0.0, 0, repr(self))
 
@@ -79,16 +80,13 @@ class Recursion:
         symmetric = bool((layer.alpha + layer.beta == 0.0).all())
         if not (symmetric or bool((base == 1.0).all())):
             return torch.maximum(top * _largest(layer, base), 0.55 * top * one)
-        best, least = top, float("inf")
-        for factor in _SYMMETRIC if symmetric else self.factors:
-            c = factor * top
-            T = (F + c * V) / (2.0 * c - values).clamp_min(1e-12 * c).sqrt()[..., None]
-            if symmetric:
-                T = torch.cat([T, (2.0 * c) ** 0.5 * layer.beta[:, None] * read], dim=-2)
-            judged = _top_eigenvalue(T)
-            if judged < least:
-                best, least = c, judged
-        return one * best
+        c = top * torch.tensor(_SYMMETRIC if symmetric else self.factors, dtype=values.dtype, device=values.device)
+        c = c.reshape(-1, *[1] * values.ndim)
+        T = (F + c[..., None] * V) / (2.0 * c - values).clamp_min(1e-12 * top).sqrt()[..., None]
+        if symmetric:
+            steep = (2.0 * c[..., None]).sqrt() * layer.beta[:, None] * read
+            T = torch.cat([T, steep], dim=-2)
+        return one * c.flatten()[_top_eigenvalues(T).argmin()]
 
 
 def _largest(layer: Layer, values: Tensor) -> Tensor:
@@ -105,12 +103,12 @@ def _or_zero(block: Tensor | None, other: Tensor | None) -> Tensor:
     return torch.zeros_like(other)
 
 
-def _top_eigenvalue(T: Tensor, steps: int = 12) -> float:
-    """About the largest eigenvalue of ``T^H T`` over the batch; nothing rests on it."""
+def _top_eigenvalues(T: Tensor, steps: int = 12) -> Tensor:
+    """About the largest eigenvalues of ``T^H T`` for each first index, over the batch; nothing rests on them."""
     x = T.mH @ T.sum(-1, keepdim=True) + T.mH @ torch.ones_like(T[..., :1])
     for _ in range(steps):
         x = T.mH @ (T @ (x / _length(x)))
-    return float(_length(x).max())
+    return _length(x).flatten(1).amax(1)
 
 
 def _length(x: Tensor) -> Tensor:
