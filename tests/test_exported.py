@@ -360,7 +360,7 @@ def test_gates_are_recognised_and_other_products_are_not():
 def test_the_command_line_takes_a_file(tmp_path: Path):
     path = tmp_path / "net.pt2"
     torch.export.save(exported(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), (3,)), path)
-    result = CliRunner().invoke(app, ["certify", str(path), "--json"])
+    result = CliRunner().invoke(app, ["certify", str(path), "--method", "product", "--json"])
     assert result.exit_code == 0
     assert json.loads(result.stdout)["input_shape"] == [3]
     assert json.loads(result.stdout)["bound"] == Product()(trace_exported(path), L2).bound
@@ -369,6 +369,7 @@ def test_the_command_line_takes_a_file(tmp_path: Path):
         (["certify", str(path), "--input-shape", "4"], "not (4,)"),
         (["certify", str(path), "--state-dict", "w.pt"], "holds its own weights"),
         (["certify", "package.module:name"], "needs --input-shape"),
+        (["certify", str(path), "--sandwich"], "searches a model in Python"),
         (["falsify", str(path), "--input-shape", "3"], "not searched"),
     ):
         result = CliRunner().invoke(app, options)
