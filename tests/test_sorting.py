@@ -263,6 +263,27 @@ def test_orthogonal_networks_are_proven_to_be_1_lipschitz(make: Make):
     assert 1.0 - 1e-9 <= prove(normal_form(graph), solution.multipliers)[0] <= 1.01
 
 
+@pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
+def test_factors_known_up_to_rounding_may_stand_before_them(make: Make):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(3, 6), nn.BatchNorm1d(6), make(6, 1), nn.BatchNorm1d(6), make(6, 1), nn.Linear(6, 2)
+    )
+    for norm in (model[1], model[3]):
+        norm.running_var.uniform_(0.5, 2.0)
+    graph = trace(model.eval().requires_grad_(False).double(), (3,))
+    assert any(node.kind == "activation" for node in read_network(*graph.document()).values())
+    assert certified(graph).bound < Product()(graph).bound
+
+
+def test_the_name_of_what_is_kept_must_be_free():
+    model = nn.Sequential()
+    model.add_module("sort", MaxMin())
+    model.add_module("sort (kept)", nn.ReLU())
+    with pytest.raises(InvalidInput, match="Rename"):
+        normal_form(trace(model, (4,)))
+
+
 class Halves(nn.Module):
     """MaxMin as its definition by a modulus: ``(a + b +- |a - b|) / 2``."""
 

@@ -168,7 +168,7 @@ def normal_form(graph: Graph, source: str | None = None, target: str | None = No
 
     Raises:
         UnsupportedOperation: If the part holds a function without a quadratic constraint, or is too large.
-        InvalidInput: If ``target`` also depends on something besides ``source``.
+        InvalidInput: If ``target`` also depends on something besides ``source``, or a name is taken.
     """
     source = graph.input.name if source is None else source
     target = graph.output.name if target is None else target
@@ -183,7 +183,7 @@ def normal_form(graph: Graph, source: str | None = None, target: str | None = No
             path=target,
         )
     signals = {source: _variable(INPUT, inputs)}
-    layers = []
+    layers, names = [], {node.name for node in graph}
     for node in part:
         reads = [signals[name] for name in sources(node)]
         if isinstance(node, Activation) and nearly_linear(node):
@@ -194,6 +194,8 @@ def normal_form(graph: Graph, source: str | None = None, target: str | None = No
             signals[node.name] = _variable(node.name, math.prod(node.shape))
         elif isinstance(node, Opaque):
             layer, signals[node.name] = _grouped(node, groups(node), reads[0])
+            if layer.passed in names:
+                raise InvalidInput(f"a module is called `{layer.passed}`, as is what `{node.name}` keeps. Rename it.")
             layers.append(layer)
         else:
             signals[node.name] = _signal(node, reads, graph)
