@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 
 from lipcert.lmi import Multipliers, NormalForm, dual_value, feasible, linear_path, multipliers_of, reduced, tighten
@@ -16,14 +15,16 @@ from lipcert.solvers.solution import Progress, Solution, silent
 
 @dataclass(frozen=True)
 class Auto:
-    """The interior point for up to ``dense`` unknowns; above, an ascent of low rank and a descent from where it ends.
+    """What the size and the shape of a network call for, in this order, until the gap is reached.
 
-    Before that it looks whether the linear network with the upper slopes decides: for positive weights it does, at
-    any size.
+    The linear network with the upper slopes, which decides for positive weights at any size. The ascent of low rank,
+    if the network is wide: many neurons in few layers. The interior point, for up to ``dense`` unknowns. Above that,
+    a descent from where the ascent ended.
 
     Args:
         dense: Most inputs (after reduction) and neurons of a dense interior-point method.
-        gap: Relative gap asked of it.
+        wide: Neurons per layer from which the ascent is tried first, if there are ten times as many in all.
+        gap: Relative gap of the bound K asked for.
         seconds: Time it may take.
 
     Example:
@@ -36,25 +37,44 @@ class Auto:
     """
 
     dense: int = 4000
+    wide: int = 50
     gap: float = 1e-6
     seconds: float = 600.0
 
     def __call__(self, form: NormalForm, start: Multipliers | None = None, progress: Progress = silent) -> Solution:
         """Multipliers for a form; the method says which solver was chosen and why."""
-        begun = time.monotonic()
         small = reduced(form)
         size = small.inputs + small.neurons
-        if form.neurons and (found := _linear(small)).rho <= found.dual * (1.0 + 2.0 * self.gap):
-            return replace(found, method=f"Auto: {size} unknowns, {found.method}")
+        why = f"Auto: {size} unknowns, "
+        if form.neurons and self._reached(found := _linear(small)):
+            return replace(found, method=why + found.method)
+        wide = size >= max(10 * self.wide, self.wide * len(small.layers))
+        low = None
+        if wide or size > self.dense:
+            ascent = LowRank(1000 if size > self.dense else 300, gap=self.gap, seconds=0.4 * self.seconds)
+            low = ascent(small, start, progress)
+            if self._reached(low):
+                return replace(low, method=why + low.method)
+        left = self.seconds if low is None else 0.6 * self.seconds
         if size <= self.dense:
-            found = InteriorPoint(self.gap, seconds=self.seconds)(small, start, progress)
-            return replace(found, method=f"Auto: {size} unknowns, {found.method}")
-        start = Recursion()(small).multipliers if start is None else start
-        low = LowRank(seconds=0.4 * self.seconds)(small, start, progress)
-        left = self.seconds - (time.monotonic() - begun)
-        found = FirstOrder(sharpness=(100.0, 1000.0), ascents=0, seconds=left)(small, low.multipliers, progress)
-        method = f"Auto: {size} unknowns, over {self.dense}, {low.method} and {found.method}"
-        return Solution(found.multipliers, found.rho, low.dual, low.iterations + found.iterations, method)
+            found = InteriorPoint(self.gap, seconds=left)(small, start, progress)
+        else:
+            given = Recursion()(small).multipliers if low is None else low.multipliers
+            found = FirstOrder(sharpness=(100.0, 1000.0), ascents=0, seconds=left)(small, given, progress)
+        return _better(found, low, why)
+
+    def _reached(self, found: Solution) -> bool:
+        return found.rho <= found.dual * (1.0 + 2.0 * self.gap)
+
+
+def _better(found: Solution, before: Solution | None, why: str) -> Solution:
+    """What was found last, with what was known before where that was better."""
+    if before is None:
+        return replace(found, method=why + found.method)
+    best = found if found.rho <= before.rho else before
+    dual = min(best.rho, max(found.dual, before.dual))
+    count = before.iterations + found.iterations
+    return replace(best, dual=dual, iterations=count, method=f"{why}{before.method} and {found.method}")
 
 
 def _linear(form: NormalForm) -> Solution:

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -38,6 +39,9 @@ from lipcert.solvers.descent import Descent, Point
 from lipcert.solvers.recursion import Recursion
 from lipcert.solvers.solution import Progress, Solution, silent
 
+_LOOK = 100
+"""Iterations between two looks at the multipliers."""
+
 
 @dataclass(frozen=True)
 class LowRank:
@@ -48,6 +52,7 @@ class LowRank:
         tolerance: Relative increase of rho, over ten iterations, below which it ends.
         rank: Length of the vectors; eigenvectors of the start are the first ones.
         memory: Pairs kept by the quasi-Newton method.
+        gap: Relative gap of the bound K at which to stop; looked at every hundred iterations.
         seconds: Time after which the best multipliers so far are returned.
 
     Example:
@@ -63,6 +68,7 @@ class LowRank:
     tolerance: float = 1e-8
     rank: int = 24
     memory: int = 30
+    gap: float = 0.0
     seconds: float = float("inf")
 
     def __call__(self, form: NormalForm, start: Multipliers | None = None, progress: Progress = silent) -> Solution:
@@ -80,12 +86,20 @@ class LowRank:
             return time.monotonic() - begun > self.seconds
 
         ascent = Ascent(small, first, self.memory)
-        count = ascent.run(self.iterations, self.tolerance, late, lambda k, dual: progress(k, rho, dual))
-        multipliers = repaired(small, multipliers_of(small, feasible(small, ascent.directions())), rho)
-        found = tighten(small, multipliers) if multipliers else float("inf")
-        if not (multipliers and found <= rho):
-            multipliers, found = dict(given), rho
+        count, more = 0, ascent.value > 0.0
+        multipliers, found = dict(given), rho
+        while more and count < self.iterations and not found <= ascent.value * (1.0 + 2.0 * self.gap):
+            at_once = min(_LOOK if self.gap > 0.0 else self.iterations, self.iterations - count)
+            done = ascent.run(at_once, self.tolerance, late, partial(_told, progress, count, found))
+            more, count = done == at_once and not late(), count + done
+            named = repaired(small, multipliers_of(small, feasible(small, ascent.directions())), rho)
+            if named and (value := tighten(small, named)) < found:
+                multipliers, found = named, value
         return Solution(multipliers, found, min(ascent.value, found), count, repr(self))
+
+
+def _told(progress: Progress, before: int, rho: float, k: int, dual: float) -> None:
+    progress(before + k, rho, dual)
 
 
 class Ascent:
