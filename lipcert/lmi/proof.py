@@ -53,8 +53,12 @@ def prove(form: NormalForm, multipliers: Multipliers, interior: Multipliers | No
     small = reduced(form)
     rho = tighten(small, multipliers)
     least = _Proof(form, multipliers).least_room(rho**0.5) if 0.0 < rho < float("inf") else WEAKEST
-    remedies = [_raised, _spread] if interior is None else [_raised, _spread, partial(_mixed, interior=interior)]
-    attempts = [_attempts(small, partial(remedy, small, multipliers), least) for remedy in remedies]
+    # Near the boundary what elimination leaves of a kept variable is large, and its rounding with it: other multipliers
+    # need far less room there.
+    others = least if all(layer.kept is None for layer in form.layers) else WEAKEST
+    remedies = [(_raised, least), (_spread, others)]
+    remedies += [] if interior is None else [(partial(_mixed, interior=interior), others)]
+    attempts = [_attempts(small, partial(remedy, small, multipliers), start) for remedy, start in remedies]
     for bound, candidate in heapq.merge(*attempts, key=itemgetter(0)):
         if _Proof(form, candidate).holds(bound):
             return bound, candidate
