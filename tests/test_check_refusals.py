@@ -510,7 +510,6 @@ def test_a_declared_interval_must_not_be_empty():
         verify(certificate.to_json(), *graph.document())
 
 
-
 @pytest.mark.parametrize("keep", [0, 1, 7, 8, 9, 40, -1])
 def test_truncated_and_padded_network_files_are_malformed(files: tuple[Path, Path], keep: int):
     content = files[1].read_bytes()

@@ -21,7 +21,7 @@ from lipcert import L2, check, check_float64, trace, witness
 from lipcert.certificate import Block, Certificate, Multipliers, Validity
 from lipcert.certifiers import LipSDP, Product
 from lipcert.certifiers.lipsdp import parts
-from lipcert.check import Malformed, Node, Reject, _directions, read_network, verify
+from lipcert.check import Malformed, Node, _directions, read_network, verify
 from lipcert.check import cosine_and_sine as cosine_and_sine_in_integers
 from lipcert.errors import CheckFailed, InvalidInput, NotFinite
 from lipcert.graph import Graph, Opaque, digest
@@ -247,7 +247,7 @@ def test_alone_they_are_proven_to_be_1_lipschitz(make: Make, shape: tuple[int, .
     node = graph.output
     assert isinstance(node, Opaque)
     weight = 0.5 / (node.parameters["group"] if node.function == "sort" else 1)
-    value, _ = prove(form, {layer.name: torch.full((layer.count,), weight * (1 + 5e-7), dtype=torch.float64)})
+    value, _ = prove(form, {layer.name: torch.full((layer.count,), weight * (1 + 1e-6), dtype=torch.float64)})
     assert 1.0 <= value <= 1.0 + 1e-6
     assert certified(graph).bound == 1.0
 
@@ -544,6 +544,12 @@ def test_changed_multipliers_are_refused(name: str):
                 proof(replace(found, bound=changed.value, evidence=evidence), graph)
 
 
+@functools.cache
+def gains(name: str) -> Certificate:
+    """The layerwise certificate of the same network, which needs no groups."""
+    return Product()(claim(name)[1])
+
+
 def told(graph: Graph, **changes: Any) -> Graph:
     """The graph with other groups."""
     nodes = [
@@ -611,21 +617,18 @@ def test_a_certificate_is_about_the_groups_of_its_network(name: str, changes: di
         ("householder", {"group": 2}),
     ],
 )
-@pytest.mark.parametrize("method", [LipSDP(FirstOrder(iterations=3)), Product()], ids=["multipliers", "gains"])
-def test_groups_that_are_none_are_malformed(name: str, changes: dict[str, Any], method: Any):
-    graph = claim(name)[1]
+@pytest.mark.parametrize("method", ["multipliers", "gains"])
+def test_groups_that_are_none_are_malformed(name: str, changes: dict[str, Any], method: str):
+    found, graph = claim(name)
+    found = found if method == "multipliers" else gains(name)
     document, arrays = copy.deepcopy(graph.document())
-    parameters = next(node["parameters"] for node in document["nodes"] if node["kind"] == "opaque")
-    verify(replace(method(graph), network=digest(document, arrays)).to_json(), document, arrays)
-    for without in ({}, *({"": key} for key in parameters)):
-        changed = {key: value for key, value in parameters.items() if key not in without.values()}
-        changed |= changes if not without else {}
-        entry = next(node for node in document["nodes"] if node["kind"] == "opaque")
-        entry["parameters"] = changed
-        claim_ = replace(method(graph), network=digest(document, arrays))
-        with pytest.raises((Malformed, Reject)) as reason:
-            verify(claim_.to_json(), document, arrays)
-        assert not isinstance(reason.value, Reject) or changes.get("dim") == 1.0
+    entry = next(node for node in document["nodes"] if node["kind"] == "opaque")
+    assert found.network == digest(document, arrays)
+    given = entry["parameters"]
+    for parameters in (given | changes, *({k: v for k, v in given.items() if k != key} for key in given)):
+        entry["parameters"] = parameters
+        with pytest.raises(Malformed):
+            verify(replace(found, network=digest(document, arrays)).to_json(), document, arrays)
 
 
 @pytest.mark.parametrize(
