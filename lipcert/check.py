@@ -1154,10 +1154,10 @@ def _read_activation(found: dict[str, Any], shape: tuple[int, ...], remaining: A
     if len(found["slope"]) != 2:
         raise Malformed(f"{where}: not an interval")
     lower, upper = (broadcasts(values(remaining, end), shape) for end in found["slope"])
-    if not np.all(lower <= upper):
-        raise Malformed(f"{where}: its lower end is above its upper end")
     slope = max(abs(end) for end in (*lower.flat, *upper.flat))
     if found["function"].startswith("declared:"):
+        if not np.all(lower <= upper):
+            raise Malformed(f"{where}: its lower end is above its upper end")
         return {
             "slope": slope,
             "ends": (lower, upper),
