@@ -167,7 +167,7 @@ def difference(y: Tensor, expected: Tensor, x: Tensor) -> float:
     y, expected = (t.detach().double().reshape(len(t), -1) for t in (y, expected))
     if not bool(torch.isfinite(y).all() and torch.isfinite(expected).all()):
         return 0.0 if torch.equal(y, expected) else float("inf")
-    least = 1e-6 * x.double().flatten(1).abs().amax(1)
+    least = 1e-6 * x.double().reshape(len(x), -1).abs().amax(1)
     return float(((y - expected).abs().amax(1) / torch.maximum(expected.abs().amax(1), least)).max())
 
 
