@@ -86,7 +86,7 @@ def test_it_brackets_the_constant_and_is_never_above_the_product(case):
 
 
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=5), st.integers(0, 2**16), st.floats(0.0, 3.0))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_any_positive_multipliers_give_a_valid_bound(sizes: list[int], seed: int, spread: float):
     model = chain([3, *sizes, 2], seed)
     form = form_of(model, 3)
@@ -363,7 +363,7 @@ def semidefinite(H: list[list[Fraction]]) -> bool:
     st.integers(-14, -1),
     st.sampled_from([-1.0, 1.0]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_neither_proof_accepts_what_exact_elimination_refuses(
     n: int, m: int, activation: nn.Module, seed: int, power: int, sign: float
 ):

@@ -47,7 +47,7 @@ def circular(channels: list[int], positions: int, slopes: tuple[float, float], s
 
 
 @given(st.sampled_from(sorted(SLOPES)), st.integers(1, 4), st.booleans(), st.integers(0, 2**16))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_no_multipliers_go_below_the_value_of_any_vectors(slopes: str, rank: int, waves: bool, seed: int):
     form = circular([2, 3, 2, 2], 3, SLOPES[slopes], seed)[waves]
     directions = drawn(form, rank, seed)
