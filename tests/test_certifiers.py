@@ -78,20 +78,20 @@ sizes = st.lists(st.integers(1, 6), min_size=2, max_size=4)
 @settings(max_examples=30, deadline=None)
 def test_scaling_the_output_by_a_power_of_two_scales_the_bound(sizes: list[int], seed: int, power: int):
     model = dense_net(sizes, seed)
-    before = certify(model, (sizes[0],), by=Product()).bound
+    before = certify(model, (sizes[0],)).bound
     model[-1].weight.data *= 2.0**power
-    assert certify(model, (sizes[0],), by=Product()).bound == pytest.approx(before * 2.0**power, rel=1e-8)
+    assert certify(model, (sizes[0],)).bound == pytest.approx(before * 2.0**power, rel=1e-8)
 
 
 @given(sizes, st.integers(0, 2**16))
 @settings(max_examples=30, deadline=None)
 def test_permuting_hidden_units_changes_nothing_but_rounding(sizes: list[int], seed: int):
     model = dense_net([*sizes, 2], seed)
-    before = certify(model, (sizes[0],), by=Product()).bound
+    before = certify(model, (sizes[0],)).bound
     order = torch.randperm(sizes[1], generator=torch.Generator().manual_seed(seed))
     model[0].weight.data = model[0].weight.data[order]
     model[2].weight.data = model[2].weight.data[:, order]
-    assert certify(model, (sizes[0],), by=Product()).bound == pytest.approx(before, rel=1e-8)
+    assert certify(model, (sizes[0],)).bound == pytest.approx(before, rel=1e-8)
 
 
 @given(sizes, st.integers(0, 2**16), st.sampled_from(list(ALL_NORMS.values())))
