@@ -20,7 +20,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lipcert.lmi.elimination import Factors
+from lipcert.lmi.elimination import Factors, over_batch
 from lipcert.lmi.normal_form import INPUT, Layer, NormalForm
 
 _SHARE = 1e-2
@@ -60,7 +60,11 @@ def directions_of(form: NormalForm, guess: Vectors) -> dict[str, Tensor]:
 
 def dual_value(form: NormalForm, directions: Vectors) -> Tensor:
     """A squared bound that no multipliers can go below, in floating point, differentiable in the directions."""
-    z = feasible(form, directions)
+    return value_of(form, feasible(form, directions))
+
+
+def value_of(form: NormalForm, z: Vectors) -> Tensor:
+    """``|y|^2 / |x|^2`` of vectors that are feasible."""
     return _squares(form.output.value(z, 1)).sum() / _squares(z[INPUT]).sum()
 
 
@@ -142,8 +146,7 @@ def _placed(layer: Layer, v: Tensor, e: Tensor) -> Tensor:
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
     """Inner products of each row's vectors, summed over the batch: ``(size,)``."""
-    products = (a.conj() * b).real.sum(-1)
-    return products.flatten(0, -2).sum(0) if products.ndim > 1 else products
+    return over_batch((a.conj() * b).real.sum(-1))
 
 
 def _squares(a: Tensor) -> Tensor:

@@ -147,6 +147,11 @@ def largest(G: Tensor) -> float:
     return max(0.0, float(torch.linalg.eigvalsh(G)[..., -1].max()))
 
 
+def over_batch(values: Tensor) -> Tensor:
+    """The sum over the batch dimensions of one number per row: ``(rows,)``."""
+    return values if values.ndim == 1 else values.flatten(0, -2).sum(0)
+
+
 def _without(G: Quadratic, name: str, size: int, like: Tensor) -> tuple[Quadratic, Tensor, dict[str, Tensor]]:
     """A form without one of its variables, that variable's own block, and its blocks across with the others."""
     own = G.get((name, name))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from lipcert.lmi import Multipliers, NormalForm, dual_value, feasible, linear_path, multipliers_of, reduced, tighten
-from lipcert.lmi.dual import directions_of
+from lipcert.lmi import Multipliers, NormalForm, linear_path, multipliers_of, reduced, tighten
+from lipcert.lmi.dual import value_of
 from lipcert.solvers.first_order import FirstOrder
 from lipcert.solvers.interior_point import InteriorPoint
 from lipcert.solvers.low_rank import LowRank
@@ -79,7 +79,7 @@ def _better(found: Solution, before: Solution | None, why: str) -> Solution:
 
 def _linear(form: NormalForm) -> Solution:
     """The multipliers that the linear network with the upper slopes implies."""
-    directions = directions_of(form, linear_path(form))
-    multipliers = multipliers_of(form, feasible(form, directions))
-    rho, dual = tighten(form, multipliers), float(dual_value(form, directions))
+    z = linear_path(form)
+    multipliers = multipliers_of(form, z)
+    rho, dual = tighten(form, multipliers), float(value_of(form, z))
     return Solution(multipliers, rho, min(rho, dual), 0, "the linear network with the upper slopes")

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.lmi import Multipliers, NormalForm, factorise, reduced, tighten, vectors_of
+from lipcert.lmi import Multipliers, NormalForm, factorise, tighten, vectors_of
 from lipcert.lmi.dual import directions_of, softmax
+from lipcert.lmi.elimination import over_batch
 from lipcert.solvers.descent import Descent, Function, Point
 from lipcert.solvers.low_rank import Ascent
-from lipcert.solvers.recursion import Recursion
+from lipcert.solvers.recursion import begun
 from lipcert.solvers.solution import Progress, Solution, silent
 
 
@@ -45,7 +46,7 @@ class FirstOrder:
         >>> from lipcert.lmi import normal_form
         >>> model = torch.nn.Sequential(torch.nn.Linear(3, 9), torch.nn.ReLU(), torch.nn.Linear(9, 2))
         >>> form = normal_form(trace(model, (3,)))
-        >>> FirstOrder()(form).rho <= Recursion()(form).rho
+        >>> FirstOrder()(form).rho <= FirstOrder(0)(form).rho
         True
     """
 
@@ -59,10 +60,8 @@ class FirstOrder:
 
     def __call__(self, form: NormalForm, start: Multipliers | None = None, progress: Progress = silent) -> Solution:
         """Multipliers for a form, from positive feasible ones (the closed form's unless given)."""
-        begun = time.monotonic()
-        small = reduced(form)
-        given = Recursion()(small).multipliers if start is None else start
-        rho = tighten(small, given)
+        began = time.monotonic()
+        small, given, rho = begun(form, start)
         if form.neurons == 0 or not 0.0 < rho < float("inf"):
             return Solution(given, rho, 0.0, 0, f"{self!r}: nothing to improve")
         theta = torch.cat([given[layer.name].clamp_min(1e-300) for layer in small.layers]).log()
@@ -71,7 +70,7 @@ class FirstOrder:
             descent = Descent(_smoothed(small, t), theta, self.memory)
             past = deque([descent.point.value], maxlen=10)
             for _ in range(self.iterations):
-                if time.monotonic() - begun > 0.8 * self.seconds or not descent.step():
+                if time.monotonic() - began > 0.8 * self.seconds or not descent.step():
                     break
                 count += 1
                 progress(count, descent.point.note, 0.0)
@@ -85,17 +84,17 @@ class FirstOrder:
         found = tighten(small, multipliers)
         if not found <= rho:
             multipliers, found = dict(given), rho
-        dual = self._dual(small, multipliers, begun, lambda k, value: progress(count + k, found, value))
+        dual = self._dual(small, multipliers, began, lambda k, value: progress(count + k, found, value))
         return Solution(multipliers, found, min(dual, found), count, repr(self))
 
     def _dual(
-        self, form: NormalForm, multipliers: Multipliers, begun: float, told: Callable[[int, float], None]
+        self, form: NormalForm, multipliers: Multipliers, began: float, told: Callable[[int, float], None]
     ) -> float:
         factors = factorise(form, multipliers)
         if factors is None:
             return 0.0
         ascent = Ascent(form, directions_of(form, vectors_of(factors, self.sharpness[-1], self.rank)), self.memory)
-        ascent.run(self.ascents, 1e-7, lambda: time.monotonic() - begun > self.seconds, told)
+        ascent.run(self.ascents, 1e-7, lambda: time.monotonic() - began > self.seconds, told)
         return ascent.value
 
 
@@ -122,13 +121,9 @@ def _smoothed(form: NormalForm, t: float) -> Function:
         value = math.log(top) + float(torch.logsumexp(t * (w / top).log().flatten(), 0)) / t
         weight = (share / w)[..., None, :]
         slopes = [
-            -2.0 * layer.gather(_over_batch((product * weight).sum(-1)))
+            -2.0 * layer.gather(over_batch((product * weight).sum(-1)))
             for layer, product in zip(form.layers, found.products(x), strict=True)
         ]
         return Point(value, torch.cat(slopes) * lam, top)
 
     return function
-
-
-def _over_batch(values: Tensor) -> Tensor:
-    return values if values.ndim == 1 else values.flatten(0, -2).sum(0)

@@ -21,9 +21,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lipcert.lmi import Factors, Multipliers, NormalForm, reduced, tighten
+from lipcert.lmi import Factors, Multipliers, NormalForm, tighten
 from lipcert.solvers.pencil import Pencil, Rows, pencil
-from lipcert.solvers.recursion import Recursion
+from lipcert.solvers.recursion import begun
 from lipcert.solvers.solution import Progress, Solution, silent
 
 _SPREAD = 1e3
@@ -55,16 +55,14 @@ class InteriorPoint:
 
     def __call__(self, form: NormalForm, start: Multipliers | None = None, progress: Progress = silent) -> Solution:
         """Multipliers for a form, from strictly feasible ones (the closed form's unless given)."""
-        begun = time.monotonic()
-        small = reduced(form)
-        given = Recursion()(small).multipliers if start is None else start
-        rho = tighten(small, given)
+        began = time.monotonic()
+        small, given, rho = begun(form, start)
         if form.neurons == 0 or not 0.0 < rho < float("inf"):
             return Solution(given, rho, 0.0, 0, f"{self!r}: nothing to improve")
         state = _begin(pencil(small, given, 1.05 * rho))
         why, count = "iteration limit", 0
         while state is not None and count < self.iterations:
-            if time.monotonic() - begun > self.seconds:
+            if time.monotonic() - began > self.seconds:
                 why = "time limit"
                 break
             count += 1

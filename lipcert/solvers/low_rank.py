@@ -30,13 +30,12 @@ from lipcert.lmi import (
     factorise,
     feasible,
     multipliers_of,
-    reduced,
     tighten,
     vectors_of,
 )
 from lipcert.lmi.dual import Vectors, directions_of
 from lipcert.solvers.descent import Descent, Point
-from lipcert.solvers.recursion import Recursion
+from lipcert.solvers.recursion import begun
 from lipcert.solvers.solution import Progress, Solution, silent
 
 _LOOK = 100
@@ -73,17 +72,15 @@ class LowRank:
 
     def __call__(self, form: NormalForm, start: Multipliers | None = None, progress: Progress = silent) -> Solution:
         """Multipliers for a form; ``start`` gives the first vectors (the closed form's unless given)."""
-        begun = time.monotonic()
-        small = reduced(form)
-        given = Recursion()(small).multipliers if start is None else start
-        rho = tighten(small, given)
+        began = time.monotonic()
+        small, given, rho = begun(form, start)
         factors = factorise(small, given)
         if form.neurons == 0 or not 0.0 < rho < float("inf") or factors is None:
             return Solution(given, rho, 0.0, 0, f"{self!r}: nothing to improve")
         first = directions_of(small, vectors_of(factors, 10.0, self.rank))
 
         def late() -> bool:
-            return time.monotonic() - begun > self.seconds
+            return time.monotonic() - began > self.seconds
 
         ascent = Ascent(small, first, self.memory)
         count, more = 0, ascent.value > 0.0
@@ -92,8 +89,8 @@ class LowRank:
             at_once = min(_LOOK if self.gap > 0.0 else self.iterations, self.iterations - count)
             done = ascent.run(at_once, self.tolerance, late, partial(_told, progress, count, found))
             more, count = done == at_once and not late(), count + done
-            named = repaired(small, multipliers_of(small, feasible(small, ascent.directions())), rho)
-            if named and (value := tighten(small, named)) < found:
+            named, value = repaired(small, multipliers_of(small, feasible(small, ascent.directions())), found)
+            if named is not None:
                 multipliers, found = named, value
         return Solution(multipliers, found, min(ascent.value, found), count, repr(self))
 
@@ -156,13 +153,16 @@ class Ascent:
         return Point(float(value.detach()), gradient, 0.0) if bool(torch.isfinite(gradient).all()) else None
 
 
-def repaired(form: NormalForm, multipliers: Multipliers, rho: float) -> dict[str, Tensor] | None:
+def repaired(form: NormalForm, multipliers: Multipliers, rho: float) -> tuple[dict[str, Tensor] | None, float]:
     """Multipliers raised, every layer's a little over those of the layer after it, until they are feasible.
 
     Args:
         form: The network in normal form.
         multipliers: Nearly feasible ones.
-        rho: A squared bound already known; raising ends where nothing below it can be hoped for.
+        rho: A squared bound already known.
+
+    Returns:
+        Multipliers and their rho; ``None`` and the rho known if nothing below it is found.
     """
     depth = len(form.layers)
     best, least = None, rho
@@ -178,4 +178,4 @@ def repaired(form: NormalForm, multipliers: Multipliers, rho: float) -> dict[str
             best, least = raised, found
         elif best is not None:
             break
-    return best
+    return best, least

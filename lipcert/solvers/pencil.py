@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lipcert.lmi import Factors, Multipliers, NormalForm, dual_value, eliminate, rescaled
 from lipcert.lmi.dual import directions_of
+from lipcert.lmi.elimination import over_batch
 
 Rows = tuple[Tensor, Tensor]
 """``P M`` and ``Q M`` of a matrix M."""
@@ -158,7 +159,7 @@ class Pencil:
         size = len(side) + 1
         M = side.new_empty(size, size)
         M[1:, 1:], M[0, 0], M[0, 1:], M[1:, 0] = inner, corner, side, side
-        return M, torch.cat([_trace(Z, n0), self.gather(2.0 * _over_batch(PZQ.diagonal(dim1=-2, dim2=-1).real))])
+        return M, torch.cat([_trace(Z, n0), self.gather(2.0 * over_batch(PZQ.diagonal(dim1=-2, dim2=-1).real))])
 
     def traces(self, M: Tensor, rows: Rows) -> Tensor:
         """``<F_i, M>`` of a Hermitian matrix."""
@@ -169,7 +170,7 @@ class Pencil:
             here = self.neurons[layer.name]
             for name, block in layer.v.blocks.items():
                 along[..., here] += (PM[..., here, self.columns[name]] * block.conj()).real.sum(-1)
-        inner = _over_batch(own - self.beta * along)
+        inner = over_batch(own - self.beta * along)
         return torch.cat([_trace(M, self.inputs), self.gather(2.0 * inner)])
 
     def cross_traces(self, A: Tensor, Z: Tensor, rows_Z: Rows) -> Tensor:
@@ -230,7 +231,7 @@ def _signals(form: NormalForm):
 
 def _inner(A: Tensor, B: Tensor) -> Tensor:
     """Row by row the inner products, summed over the batch: ``(rows,)``."""
-    return _over_batch((A * B.conj()).real.sum(-1))
+    return over_batch((A * B.conj()).real.sum(-1))
 
 
 def _summed(A: Tensor, B: Tensor) -> Tensor:
@@ -238,9 +239,6 @@ def _summed(A: Tensor, B: Tensor) -> Tensor:
     product = (A * B.conj()).real
     return product if product.ndim == 2 else product.flatten(0, -3).sum(0)
 
-
-def _over_batch(values: Tensor) -> Tensor:
-    return values if values.ndim == 1 else values.flatten(0, -2).sum(0)
 
 
 def _trace(M: Tensor, inputs: int) -> Tensor:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lipcert.lmi import Layer, Multipliers, NormalForm, eliminate, reduced
+from lipcert.lmi import Layer, Multipliers, NormalForm, eliminate, reduced, tighten
 from lipcert.lmi.elimination import largest
 from lipcert.solvers.solution import Progress, Solution, silent
 
@@ -87,6 +87,15 @@ class Recursion:
             steep = (2.0 * c[..., None]).sqrt() * layer.beta[:, None] * read
             T = torch.cat([T, steep], dim=-2)
         return one * c.flatten()[_top_eigenvalues(T).argmin()]
+
+
+def begun(form: NormalForm, start: Multipliers | None) -> tuple[NormalForm, Multipliers, float]:
+    """Where a solver begins: the reduced form, the start's or the closed form's multipliers, and their rho."""
+    small = reduced(form)
+    if start is None:
+        found = Recursion()(small)
+        return small, found.multipliers, found.rho
+    return small, start, tighten(small, start)
 
 
 def _largest(layer: Layer, values: Tensor) -> Tensor:
