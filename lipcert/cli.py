@@ -111,19 +111,19 @@ def certify(
 ) -> None:
     """Prove an upper bound of a model's Lipschitz constant."""
     with answering("certify", as_json):
-        whole = _traced(target, input_shape, state_dict)
+        whole, model = _traced(target, input_shape, state_dict)
         graph = picked(whole, output, margin)
         pair = Norms.parse(norms)
         if both_sides and pair != L2:
             raise InvalidInput(f"--sandwich is about l2, not {pair}; leave one of the two out.")
-        if both_sides and Path(target).suffix in (".pt2", ".onnx"):
+        if both_sides and model is None:
             raise InvalidInput(f"--sandwich searches a model in Python for pairs; `{target}` is a file. Leave it out.")
         time_limit = SECONDS[method] if seconds is None else seconds
         if not time_limit >= 0.0:
             raise InvalidInput(f"--seconds {seconds} must be >= 0.")
         with working("bounding", progress) as say:
             certifier = CERTIFIERS[method](time_limit, lambda *numbers: say(iteration(*numbers)))
-            found = _sandwich(target, state_dict, whole, graph, certifier) if both_sides else None
+            found = _sandwich(following(model, whole, graph), graph, certifier) if both_sides and model else None
             certificate = certifier(graph, pair) if found is None else found.certificate
         files = () if out is None else (out, save_certificate(certificate, graph, out))
         proved = certificate.validity is Validity.RIGOROUS
@@ -228,7 +228,7 @@ def show(
             certificate = load_certificate(Path(what))
             graph = graph_from_document(*read_network(weights or Path(what).with_suffix(".safetensors")))
         else:
-            graph = _traced(what, input_shape, state_dict)
+            graph, _ = _traced(what, input_shape, state_dict)
             with working("bounding"):
                 certificate = Product()(graph, Norms.parse(norms))
         layers = [asdict(row) for row in layer_rows(graph, certificate)]
@@ -322,14 +322,13 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _traced(target: str, input_shape: str | None, state_dict: Path | None) -> Graph:
+def _traced(target: str, input_shape: str | None, state_dict: Path | None) -> tuple[Graph, torch.nn.Module | None]:
     shape = None if input_shape is None else parse_shape(input_shape)
     with working("reading the model"):
         return load_graph(target, shape, state_dict)
 
 
-def _sandwich(target: str, state_dict: Path | None, whole: Graph, graph: Graph, certifier: Certifier) -> Sandwich:
-    model = following(load_model(target, state_dict), whole, graph)
+def _sandwich(model: torch.nn.Module, graph: Graph, certifier: Certifier) -> Sandwich:
     return enclose(graph, witness(model, graph.input.shape), by=certifier)
 
 

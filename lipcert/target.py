@@ -25,8 +25,10 @@ from lipcert.trace import trace
 _EXPORTED = {".pt2": trace_exported, ".onnx": trace_onnx}
 
 
-def load_graph(target: str, input_shape: Shape | None = None, state_dict: str | Path | None = None) -> Graph:
-    """Capture what a command line names.
+def load_graph(
+    target: str, input_shape: Shape | None = None, state_dict: str | Path | None = None
+) -> tuple[Graph, nn.Module | None]:
+    """Capture what a command line names; the model comes along where it is one in Python.
 
     Args:
         target: As `load_model` reads it, or a ``.pt2`` or ``.onnx`` file.
@@ -40,10 +42,11 @@ def load_graph(target: str, input_shape: Shape | None = None, state_dict: str | 
     if reader is None:
         if input_shape is None:
             raise InvalidInput(f"`{target}` needs --input-shape, the shape of one sample without batch.")
-        return trace(load_model(target, state_dict), input_shape)
+        model = load_model(target, state_dict)
+        return trace(model, input_shape), model
     if state_dict is not None:
         raise InvalidInput(f"`{target}` holds its own weights; leave --state-dict out.")
-    return reader(target, input_shape)
+    return reader(target, input_shape), None
 
 
 def load_model(target: str, state_dict: str | Path | None = None) -> nn.Module:

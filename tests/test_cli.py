@@ -50,6 +50,14 @@ def bent():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(2, 9), nn.ReLU(), nn.Linear(9, 9), nn.ReLU(), nn.Linear(9, 4))
 
+made = []
+
+def another():
+    made.append(None)
+    layer = nn.Linear(2, 2, bias=False)
+    layer.weight.data = len(made) * torch.eye(2)
+    return layer
+
 def needs(width):
     return nn.Linear(width, 1)
 
@@ -167,6 +175,11 @@ def test_a_sandwich_shows_both_sides_of_what_is_asked(folder: Path, question: tu
     assert text.startswith("PROVED  ")
     assert ("pattern" in text) == (found["pattern"] is not None)
     assert certified("--sandwich", "--norms", "linf", target="cli_nets:bent").exit_code == 2
+
+
+def test_a_sandwich_is_about_one_model_even_if_every_call_makes_another(folder: Path):
+    found = answer(certified("--sandwich", "--json", target="cli_nets:another"))
+    assert found["witness"] <= found["bound"] <= 1.05 * found["witness"]
 
 
 def test_a_model_may_be_an_instance_a_class_or_a_function_in_training_mode(folder: Path):
