@@ -15,15 +15,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from lipcert.certificate import Certificate, Multipliers, Validity, Witness
+from lipcert.certifiers.combine import trusted_then_tight
 from lipcert.certifiers.composition import node_bounds
 from lipcert.errors import InvalidInput
 from lipcert.graph import Activation, Add, Affine, Concat, Graph, Input, Node, Opaque, sources
 from lipcert.linear import Adjoint, Conv, LinearMap, Shape
 from lipcert.norms import Norms
 from lipcert.sandwich import Sandwich
-
-# Most trusted first: a bracket shows the tightest bound among the most trusted ones.
-_TRUST = (Validity.RIGOROUS, Validity.NUMERICAL, Validity.ESTIMATE)
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def report(items: Sequence[Certificate | Witness]) -> str:
         for norms in pairs
         for line in _bracket(
             norms,
-            sorted((c for c in certificates if c.norms == norms), key=_trusted_then_tight),
+            sorted((c for c in certificates if c.norms == norms), key=trusted_then_tight),
             sorted((w for w in witnesses if w.norms == norms), key=lambda witness: -witness.ratio),
         )
     )
@@ -289,10 +287,6 @@ def _log_factor(node: Node, reads: tuple[str, ...], bounds: dict[str, float]) ->
 
 def _row(name: str, value: float, says: str) -> str:
     return f"  {name:<10}  {format_down(value):<12}  {says}"
-
-
-def _trusted_then_tight(certificate: Certificate) -> tuple[int, float]:
-    return _TRUST.index(certificate.validity), certificate.bound
 
 
 def _bracket(norms: Norms, certificates: list[Certificate], witnesses: list[Witness]) -> list[str]:

@@ -63,7 +63,7 @@ class Best:
                 path = refusal.path
         if not found:
             raise UnsupportedOperation(f"no certifier supports this graph in {norms}.{''.join(refusals)}", path=path)
-        return min(found, key=lambda certificate: (TRUST.index(certificate.validity), certificate.bound))
+        return min(found, key=trusted_then_tight)
 
     def _answer(self, certifier: Certifier, graph: Graph, norms: Norms) -> Certificate:
         answer = certifier(graph, norms)
@@ -74,3 +74,8 @@ class Best:
                 f"asked was {network} in {norms}."
             )
         return answer
+
+
+def trusted_then_tight(certificate: Certificate) -> tuple[int, float]:
+    """A key that puts the most trusted first, and the tightest of those."""
+    return TRUST.index(certificate.validity), certificate.bound
