@@ -1,6 +1,7 @@
 """Split, Best and Auto: products of parts, the lowest of several, and the choice by size."""
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 from lipcert import L2, LINF, certify, check, check_float64, trace, witness
 from lipcert.certificate import Certificate, Gains, Multipliers, Validity
 from lipcert.certifiers import Auto, Best, LipSDP, Product, Split
-from lipcert.certifiers.split import Outline
+from lipcert.certifiers.split import Outline, unknowns
 from lipcert.errors import InvalidInput, UnsupportedOperation
 from lipcert.graph import Graph
+from lipcert.lmi import normal_form
+from lipcert.nn import FullSort, GroupSort, MaxMin
 from lipcert.norms import Norms
 from lipcert.witness import Budget
 from tests.cases import NETWORKS
@@ -68,6 +71,14 @@ def test_one_part_is_the_whole():
     graph = trace(chain([3, 5, 4, 6, 2], 1), (3,))
     assert Split()(graph).bound == Split(parts=1)(graph).bound == LipSDP()(graph).bound
     assert Split(parts=1)(graph).evidence.items == LipSDP()(graph).evidence.items
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.SiLU, MaxMin, FullSort, lambda: GroupSort(3)])
+def test_a_part_is_counted_by_the_variables_of_its_form(activation: Callable[[], nn.Module]):
+    graph = trace(chain([4, 6, 12, 3], 0, activation), (4,))
+    form = normal_form(graph)
+    assert Outline(graph).unknowns(0, len(Outline(graph).names) - 1) == [unknowns(form.inputs, form.neurons)]
+    assert Auto(largest=5)(graph).bound <= Product()(graph).bound
 
 
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=5), st.integers(0, 2**16), st.integers(1, 9))

@@ -15,7 +15,7 @@ from lipcert.graph import Activation, Graph, Node, Opaque
 from lipcert.lmi import Multipliers as Numbers
 from lipcert.lmi import NormalForm, normal_form, prove
 from lipcert.lmi.groups import constrained
-from lipcert.lmi.normal_form import between, nearly_linear
+from lipcert.lmi.normal_form import between, neurons
 from lipcert.norms import L2, Norms
 from lipcert.solvers import Auto, Progress, Recursion, Solution, Solver
 from lipcert.solvers.solution import silent
@@ -189,7 +189,7 @@ def runs(steps: Sequence[Sequence[Node]], begin: int, end: int) -> Iterator[tupl
             i += 1
         while i < j and is_factor(steps[j - 1]):
             j -= 1
-        if any(constrained(node) or _bends(node) for step in steps[i:j] for node in step):
+        if any(neurons(node) for step in steps[i:j] for node in step):
             yield i, j
 
 
@@ -204,10 +204,6 @@ def is_factor(step: Sequence[Node]) -> bool:
 
 def _cuts(node: Node) -> bool:
     return isinstance(node, Opaque) and not constrained(node)
-
-
-def _bends(node: Node) -> bool:
-    return isinstance(node, Activation) and not nearly_linear(node)
 
 
 def bottlenecks(graph: Graph) -> list[str]:

@@ -27,7 +27,7 @@ from lipcert.certifiers.lipsdp import (
 from lipcert.certifiers.product import Product
 from lipcert.errors import InvalidInput
 from lipcert.graph import Activation, Affine, Graph, Input, Node
-from lipcert.lmi.normal_form import LARGEST, between, nearly_linear
+from lipcert.lmi.normal_form import LARGEST, between, neurons
 from lipcert.norms import L2, Norms
 
 
@@ -138,11 +138,11 @@ class Outline:
 
     def _unknowns(self, i: int, j: int) -> int:
         inner = [node for step in self.steps[i:j] for node in step]
-        neurons = sum(_size(node) for node in inner if isinstance(node, Activation) and not nearly_linear(node))
+        count = sum(neurons(node) for node in inner)
         inputs = _size(self.nodes[i])
-        widest = max(inputs + neurons, *(_size(node) for node in inner))
+        widest = max(inputs + count, *(_size(node) for node in inner))
         # No normal form holds more than that many, whatever the cap.
-        return max(widest, unknowns(inputs, neurons)) if widest > LARGEST else unknowns(inputs, neurons)
+        return max(widest, unknowns(inputs, count)) if widest > LARGEST else unknowns(inputs, count)
 
     def most(self, begin: int, end: int) -> int:
         """The unknowns of the largest of these parts."""

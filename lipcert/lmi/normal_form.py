@@ -22,7 +22,7 @@ from torch import Tensor
 from lipcert.errors import InvalidInput, UnsupportedOperation
 from lipcert.graph import Activation, Add, Affine, Concat, Graph, Node, Opaque, sources
 from lipcert.linear import Adjoint, Conv, Dense, Diagonal, LinearMap, Reshape, Selection, dense
-from lipcert.lmi.groups import Groups, coordinates, groups
+from lipcert.lmi.groups import Groups, constrained, coordinates, groups
 
 INPUT = ""
 """The name of the input's variable; activations are named as in the graph."""
@@ -173,12 +173,12 @@ def normal_form(graph: Graph, source: str | None = None, target: str | None = No
     source = graph.input.name if source is None else source
     target = graph.output.name if target is None else target
     part = between(graph, source, target)
-    neurons = sum(_neurons(node) for node in part)
+    count = sum(neurons(node) for node in part)
     inputs = math.prod(graph[source].shape)
     widest = max(math.prod(node.shape) for node in [graph[source], *part])
-    if max(inputs + neurons, widest) > LARGEST:
+    if max(inputs + count, widest) > LARGEST:
         raise UnsupportedOperation(
-            f"`{source}` to `{target}` has {inputs} inputs and {neurons} neurons, its widest node {widest} entries; "
+            f"`{source}` to `{target}` has {inputs} inputs and {count} neurons, its widest node {widest} entries; "
             f"one quadratic constraint holds {LARGEST}. Certify by `Product()`, or the parts separately.",
             path=target,
         )
@@ -219,9 +219,9 @@ def nearly_linear(node: Activation) -> bool:
     return bool(((upper - lower) <= NEARLY * upper).all())
 
 
-def _neurons(node: Node) -> int:
-    """How many variables a node adds to the form."""
-    if isinstance(node, Opaque):
+def neurons(node: Node) -> int:
+    """How many variables a node adds to a form; zero for what is no part of one."""
+    if constrained(node):
         return coordinates(node)
     return math.prod(node.shape) if isinstance(node, Activation) and not nearly_linear(node) else 0
 
