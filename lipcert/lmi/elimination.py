@@ -147,6 +147,12 @@ def largest(G: Tensor) -> float:
     return max(0.0, float(torch.linalg.eigvalsh(G)[..., -1].max()))
 
 
+def graded(form: NormalForm, multipliers: Multipliers, step: float) -> dict[str, Tensor]:
+    """Multipliers raised by powers of ``step``, every layer's over those of the layer after it: all pivots get room."""
+    depth = len(form.layers)
+    return {layer.name: multipliers[layer.name] * step ** (depth - i) for i, layer in enumerate(form.layers)}
+
+
 def over_batch(values: Tensor) -> Tensor:
     """The sum over the batch dimensions of one number per row: ``(rows,)``."""
     return values if values.ndim == 1 else values.flatten(0, -2).sum(0)

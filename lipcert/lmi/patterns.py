@@ -115,11 +115,10 @@ class _Search:
         """The output, what every activation reads, and the slopes, chosen anew given sensitivities ``b``."""
         z, read, chosen = {INPUT: x}, {}, {}
         for layer in self.form.layers:
-            a = self._sum(layer.v.blocks, z, len(layer.alpha), x)
+            a = layer.v.value(z, len(layer.alpha))
             own = d[layer.name] if b is None else self._better(layer, a * b[layer.name], d[layer.name])
             z[layer.name], read[layer.name], chosen[layer.name] = own * a, a, own
-        rows = len(next(iter(self.form.output.blocks.values())))
-        return self._sum(self.form.output.blocks, z, rows, x), read, chosen
+        return self.form.output.value(z, 1), read, chosen
 
     def backward(
         self, y: Tensor, d: dict[str, Tensor], a: dict[str, Tensor] | None
@@ -143,7 +142,3 @@ class _Search:
         """The end of each slope's interval that makes ``slope * product`` larger; as it was where neither does."""
         ends = torch.where(product > 0.0, layer.beta[:, None], layer.alpha[:, None])
         return torch.where(product == 0.0, old, ends)
-
-    @staticmethod
-    def _sum(blocks: Mapping[str, Tensor], z: Mapping[str, Tensor], rows: int, like: Tensor) -> Tensor:
-        return sum((block @ z[name] for name, block in blocks.items()), like.new_zeros(rows, like.shape[1]))

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lipcert.kernel.blockwise import blockwise_defect
 from lipcert.kernel.rounding import Array, add_up, gamma, mul_up, require_ieee, round_up
-from lipcert.lmi.elimination import eliminate, tighten
+from lipcert.lmi.elimination import eliminate, graded, tighten
 from lipcert.lmi.normal_form import INPUT, Multipliers, NormalForm, Signal
 from lipcert.lmi.reduction import reduced
 
@@ -95,9 +95,7 @@ def _raised(form: NormalForm, multipliers: Multipliers, strength: float) -> tupl
 
 def _spread(form: NormalForm, multipliers: Multipliers, strength: float) -> tuple[Multipliers, float]:
     step = 1.0 + 2.0 * strength / max(1, len(form.layers))
-    count = len(form.layers)
-    raised = {layer.name: multipliers[layer.name] * step ** (count - i) for i, layer in enumerate(form.layers)}
-    return raised, strength / 10.0
+    return graded(form, multipliers, step), strength / 10.0
 
 
 def _mixed(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -31,12 +31,21 @@ class Descent:
         | Updating quasi-Newton matrices with limited storage (Nocedal, 1980)
     """
 
-    def __init__(self, function: Function, theta: Tensor, memory: int) -> None:
-        """Begin at a point where the function is defined."""
-        found = function(theta)
-        assert found is not None
-        self.function, self.theta, self.point = function, theta, found
+    def __init__(self, function: Function, theta: Tensor, point: Point, memory: int) -> None:
+        """Begin at theta, where the function has ``point``."""
+        self.function, self.theta, self.point = function, theta, point
         self.pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=memory)
+
+    def steps(self, iterations: int, tolerance: float, late: Callable[[], bool]) -> Iterator[int]:
+        """Step until the value falls by less than ``tolerance`` in ten steps, or it is late; counts from 1."""
+        past = deque([self.point.value], maxlen=10)
+        for k in range(iterations):
+            if late() or not self.step():
+                return
+            yield k + 1
+            if len(past) == 10 and past[0] - self.point.value < tolerance:
+                return
+            past.append(self.point.value)
 
     def step(self) -> bool:
         """One step along the quasi-Newton direction, shortened until the value falls; whether it did."""

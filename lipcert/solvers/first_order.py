@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -64,19 +63,20 @@ class FirstOrder:
         small, given, rho = begun(form, start)
         if form.neurons == 0 or not 0.0 < rho < float("inf"):
             return Solution(given, rho, 0.0, 0, f"{self!r}: nothing to improve")
+
+        def late(share: float) -> bool:
+            return time.monotonic() - began > share * self.seconds
+
         theta = torch.cat([given[layer.name].clamp_min(1e-300) for layer in small.layers]).log()
         count, best, least = 0, theta, rho
         for t in self.sharpness:
-            descent = Descent(_smoothed(small, t), theta, self.memory)
-            past = deque([descent.point.value], maxlen=10)
-            for _ in range(self.iterations):
-                if time.monotonic() - began > 0.8 * self.seconds or not descent.step():
-                    break
+            smoothed = _smoothed(small, t)
+            point = smoothed(theta)
+            assert point is not None
+            descent = Descent(smoothed, theta, point, self.memory)
+            for _ in descent.steps(self.iterations, self.tolerance, lambda: late(0.8)):
                 count += 1
                 progress(count, descent.point.note, 0.0)
-                if len(past) == 10 and past[0] - descent.point.value < self.tolerance:
-                    break
-                past.append(descent.point.value)
                 if descent.point.note < least:
                     best, least = descent.theta, descent.point.note
             theta = descent.theta
@@ -84,17 +84,17 @@ class FirstOrder:
         found = tighten(small, multipliers)
         if not found <= rho:
             multipliers, found = dict(given), rho
-        dual = self._dual(small, multipliers, began, lambda k, value: progress(count + k, found, value))
+        dual = self._dual(small, multipliers, lambda: late(1.0), lambda k, value: progress(count + k, found, value))
         return Solution(multipliers, found, min(dual, found), count, repr(self))
 
     def _dual(
-        self, form: NormalForm, multipliers: Multipliers, began: float, told: Callable[[int, float], None]
+        self, form: NormalForm, multipliers: Multipliers, late: Callable[[], bool], told: Callable[[int, float], None]
     ) -> float:
         factors = factorise(form, multipliers)
         if factors is None:
             return 0.0
         ascent = Ascent(form, directions_of(form, vectors_of(factors, self.sharpness[-1], self.rank)), self.memory)
-        ascent.run(self.ascents, 1e-7, lambda: time.monotonic() - began > self.seconds, told)
+        ascent.run(self.ascents, 1e-7, late, told)
         return ascent.value
 
 

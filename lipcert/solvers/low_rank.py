@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +33,7 @@ from lipcert.lmi import (
     vectors_of,
 )
 from lipcert.lmi.dual import Vectors, directions_of
+from lipcert.lmi.elimination import graded
 from lipcert.solvers.descent import Descent, Point
 from lipcert.solvers.recursion import begun
 from lipcert.solvers.solution import Progress, Solution, silent
@@ -111,7 +111,8 @@ class Ascent:
         real = {name: torch.view_as_real(z.contiguous()) if self._complex else z for name, z in scaled.items()}
         self._shapes = {name: z.shape for name, z in real.items()}
         start = torch.cat([z.reshape(-1) for z in real.values()])
-        self._descent = Descent(self._function, start, memory) if self._function(start) is not None else None
+        point = self._function(start)
+        self._descent = None if point is None else Descent(self._function, start, point, memory)
 
     @property
     def value(self) -> float:
@@ -127,17 +128,10 @@ class Ascent:
         self, iterations: int, tolerance: float, late: Callable[[], bool], told: Callable[[int, float], None]
     ) -> int:
         """Iterate until little is gained over ten iterations, or it is late; how many iterations it took."""
-        if self._descent is None:
-            return 0
-        past = deque([self._descent.point.value], maxlen=10)
-        for k in range(iterations):
-            if late() or not self._descent.step():
-                return k
-            told(k + 1, self.value)
-            if len(past) == 10 and past[0] - self._descent.point.value < tolerance:
-                return k + 1
-            past.append(self._descent.point.value)
-        return iterations
+        count = 0
+        for count in self._descent.steps(iterations, tolerance, late) if self._descent else ():
+            told(count, self.value)
+        return count
 
     def _unpacked(self, theta: Tensor) -> dict[str, Tensor]:
         pieces = theta.split([math.prod(shape) for shape in self._shapes.values()])
@@ -164,15 +158,10 @@ def repaired(form: NormalForm, multipliers: Multipliers, rho: float) -> tuple[di
     Returns:
         Multipliers and their rho; ``None`` and the rho known if nothing below it is found.
     """
-    depth = len(form.layers)
+    floored = {name: lam.clamp_min(1e-12 * float(lam.max())) for name, lam in multipliers.items()}
     best, least = None, rho
     for power in range(-18, 1):
-        step = 1.0 + 10.0 ** (power / 2.0) / depth
-        raised = {
-            layer.name: multipliers[layer.name].clamp_min(1e-12 * float(multipliers[layer.name].max()))
-            * step ** (depth - i)
-            for i, layer in enumerate(form.layers)
-        }
+        raised = graded(form, floored, 1.0 + 10.0 ** (power / 2.0) / len(form.layers))
         found = tighten(form, raised)
         if found < least:
             best, least = raised, found
