@@ -31,7 +31,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +45,7 @@ from benchmarks.conic_peer import CLOCKS
 from benchmarks.recipes import chain, contractive, gaussian, gaussian_dims, norm_of_product, positive
 from benchmarks.silent_mistakes import MODELS
 from benchmarks.third_party import FOLDER, Net, networks
+from benchmarks.versions import versions
 from lipcert import trace, witness
 from lipcert.certifiers import LipSDP
 from lipcert.graph import Graph
@@ -486,14 +487,7 @@ def drawn(measured: dict[str, list[float]], fits: dict[str, np.ndarray], plan: P
 PARTS: dict[str, Callable[[Plan], None]] = {"peers": peers, "truths": truths, "deep": deep, "scale": scale}
 
 
-def versions() -> str:
-    found = []
-    for name in ("torch", "numpy", "cvxpy", "clarabel", "scs", "eclipse-nn"):
-        try:
-            found.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            found.append(f"{name} not installed")
-    return ", ".join(found)
+PACKAGES = ("torch", "numpy", "cvxpy", "clarabel", "scs", "eclipse-nn")
 
 
 def main(arguments: list[str]) -> int:
@@ -512,7 +506,7 @@ def main(arguments: list[str]) -> int:
     console = Console(width=180, log_path=False)
     load = os.getloadavg()[0]
     threads = f"{given.threads} thread{'s' if given.threads > 1 else ''}, {os.cpu_count()} cores, load {load:.1f}"
-    console.print(f"{versions()}; {threads}; seconds of {given.clock}")
+    console.print(f"{versions(*PACKAGES)}; {threads}; seconds of {given.clock}")
     plan = Plan(given.only, given.limit, given.repeats, given.count, given.threads, given.clock, given.plot, console)
     for part in given.parts or PARTS:
         PARTS[part](plan)

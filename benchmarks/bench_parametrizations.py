@@ -26,7 +26,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils import spectral_norm as hooked
 
+from benchmarks.versions import versions
 from lipcert import parametrizations as lipcerts
 from lipcert.linear import Conv
 from lipcert.opnorm import opnorm, opnorm_any_size
@@ -490,14 +491,7 @@ def random_layers(count: int, console: Console) -> int:
     return int(above + unproved > 0)
 
 
-def versions() -> str:
-    found = []
-    for name in ("torch", "deel-torchlip", "geotorch", "orthogonium"):
-        try:
-            found.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            found.append(f"{name} not installed")
-    return ", ".join(found)
+PACKAGES = ("torch", "deel-torchlip", "geotorch", "orthogonium")
 
 
 def main(arguments: list[str]) -> int:
@@ -512,7 +506,7 @@ def main(arguments: list[str]) -> int:
     torch.manual_seed(0)
     warnings.simplefilter("ignore")  # of peers
     console = Console(width=160, log_path=False)
-    console.print(versions(), "one thread", sep="; ")
+    console.print(versions(*PACKAGES), "one thread", sep="; ")
     if "random" in chosen.parts:
         return random_layers(chosen.count, console)
     for part in chosen.parts or parts:

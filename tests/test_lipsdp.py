@@ -321,6 +321,19 @@ def test_a_part_must_not_be_passed_by(claim: tuple[Certificate, Graph]):
         normal_form(graph, inside, graph.output.name)
 
 
+def require_both_proofs(truth: bool, claim: Certificate, graph: Graph, rounded: bool, roomy: bool) -> None:
+    """Neither proof accepts what exact elimination refuses, and both accept what has room."""
+    try:
+        exact = bool(check(claim, graph))
+    except CheckFailed:
+        exact = False
+    assert truth or not exact
+    assert truth or not rounded
+    if roomy:
+        assert exact
+        assert rounded
+
+
 def quadratic_form(
     W1: np.ndarray, W2: np.ndarray, slope: tuple[float, float], lam: list[float], bound: float
 ) -> list[list[Fraction]]:
@@ -379,15 +392,7 @@ def test_neither_proof_accepts_what_exact_elimination_refuses(
     truth = semidefinite(quadratic_form(*weights, (float(layer.alpha[0]), float(layer.beta[0])), lam, bound))
     block = Block("input", graph.output.name, bound, {layer.name: tuple(lam)})
     claim = Certificate(bound, L2, Product()(graph).validity, "", graph.digest(), Multipliers((block,)))
-    try:
-        exact = bool(check(claim, graph))
-    except CheckFailed:
-        exact = False
-    assert truth or not exact
-    assert truth or not holds(form, multipliers_, bound)
-    if sign > 0 and power >= -6:
-        assert exact
-        assert holds(form, multipliers_, bound)
+    require_both_proofs(truth, claim, graph, holds(form, multipliers_, bound), sign > 0 and power >= -6)
 
 
 @pytest.mark.parametrize("loose", [Fraction(0), Fraction(1, 20), Fraction(1, 5)])
