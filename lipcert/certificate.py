@@ -60,12 +60,15 @@ class Block:
         value: The bound.
         multipliers: For every activation in the part, one number >= 0 per neuron: the incremental quadratic
             constraint holds with them at ``rho = value**2``.
+        torus: Of a convolutional part that is embedded in a torus, its coarse positions per dimension. The multipliers
+            are then one per channel and phase, and the constraint holds at every frequency.
     """
 
     source: str
     target: str
     value: float
     multipliers: Mapping[str, tuple[float, ...]]
+    torus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,14 +188,15 @@ def _evidence(document: Any) -> Evidence:
     )
     if document["kind"] == "gains":
         return Gains(gains)
-    if any(set(block) != {"source", "target", "value", "multipliers"} for block in document["blocks"]):
-        raise ValueError("a block has exactly the fields source, target, value, multipliers")
+    if any(set(block) - {"torus"} != {"source", "target", "value", "multipliers"} for block in document["blocks"]):
+        raise ValueError("a block has exactly the fields source, target, value, multipliers, and torus if it has one")
     blocks = tuple(
         Block(
             str(block["source"]),
             str(block["target"]),
             _finite(block["value"]),
             {str(name): tuple(map(_finite, numbers)) for name, numbers in block["multipliers"].items()},
+            _torus(block["torus"]) if "torus" in block else (),
         )
         for block in document["blocks"]
     )
@@ -201,7 +205,14 @@ def _evidence(document: Any) -> Evidence:
 
 def _block_document(block: Block) -> dict[str, Any]:
     numbers = {name: [value.hex() for value in values] for name, values in block.multipliers.items()}
-    return {"source": block.source, "target": block.target, "value": block.value.hex(), "multipliers": numbers}
+    found = {"source": block.source, "target": block.target, "value": block.value.hex(), "multipliers": numbers}
+    return {**found, "torus": list(block.torus)} if block.torus else found
+
+
+def _torus(sizes: Any) -> tuple[int, ...]:
+    if not sizes or any(type(size) is not int or size < 1 for size in sizes):
+        raise ValueError(f"a torus of {sizes} positions")
+    return tuple(sizes)
 
 
 def _finite(text: str) -> float:

@@ -69,6 +69,8 @@ class Map:
         tables: Of a convolution, per dimension: ``[i, j]`` is the input that output i reads through tap j, or -1.
         groups: Of a convolution.
         parts: The convolution of an adjoint; the factors of a separable map, one per dimension.
+        steps: Of a convolution that pads by zeros or in circles, per dimension: stride, padding before, dilation.
+        circular: Whether it pads in circles.
     """
 
     kind: str
@@ -79,6 +81,8 @@ class Map:
     tables: tuple[np.ndarray, ...] = ()
     groups: int = 1
     parts: tuple["Map", ...] = ()
+    steps: tuple[tuple[int, int, int], ...] = ()
+    circular: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +111,7 @@ class Node:
 Network = dict[str, Node]
 Proven = list[tuple[tuple[str, ...], str, Fraction]]
 Prover = Callable[[Network, tuple[str, ...], str, Fraction], Fraction]
-PartProver = Callable[[Network, str, str, Fraction, dict[str, list[Fraction]]], Fraction]
+PartProver = Callable[[Network, str, str, Fraction, dict[str, list[Fraction]], tuple[int, ...]], Fraction]
 
 
 # ---------------------------------------------------------------------------------------------- the verdict
@@ -228,7 +232,8 @@ def prove_item(item: Any, network: Network, prove: Prover) -> tuple[tuple[str, .
 
 def prove_block(item: Any, network: Network, prove: PartProver) -> tuple[str, str, Fraction]:
     """Prove one part of the evidence: from a node to another, a value, and the multipliers of what is between."""
-    block = record(item, "a part", source=str, target=str, value=str, multipliers=dict)
+    on_torus = {"torus": list} if type(item) is dict and "torus" in item else {}
+    block = record(item, "a part", source=str, target=str, value=str, multipliers=dict, **on_torus)
     source, target = block["source"], block["target"]
     if source not in network or target not in network or source == target:
         raise Malformed(f"a part from {source[:100]!r} to {target[:100]!r}: no such nodes")
@@ -239,7 +244,10 @@ def prove_block(item: Any, network: Network, prove: PartProver) -> tuple[str, st
         name: [number(text, f"a multiplier of {name[:100]}") for text in listed]
         for name, listed in block["multipliers"].items()
     }
-    return source, target, prove(network, source, target, value, multipliers)
+    torus = naturals(block["torus"], "torus", 1) if on_torus else ()
+    if on_torus and not torus:
+        raise Malformed(f"the part from {source} to {target} stands on a torus without dimensions")
+    return source, target, prove(network, source, target, value, multipliers, torus)
 
 
 def compose(network: Network, norms: str, proven: Proven, parts: Sequence[tuple[str, str, Fraction]] = ()) -> Fraction:
@@ -526,7 +534,12 @@ class Signal:
 
 
 def prove_part(
-    network: Network, source: str, target: str, value: Fraction, multipliers: dict[str, list[Fraction]]
+    network: Network,
+    source: str,
+    target: str,
+    value: Fraction,
+    multipliers: dict[str, list[Fraction]],
+    torus: tuple[int, ...] = (),
 ) -> Fraction:
     """Prove ``|target(x) - target(y)|_2 <= value |source(x) - source(y)|_2`` from multipliers, exactly.
 
@@ -536,13 +549,15 @@ def prove_part(
         value^2 |dx|^2 - |dy|^2 + 2 sum lambda (du - alpha dv)(du - beta dv)  >=  0
 
     as a quadratic form in ``(dx, du)``, which all of ``dv`` and ``dy`` are linear in: a matrix of integers, in a common
-    unit, has to be positive semidefinite (Fazlyab et al. 2019, theorem 2, for increments).
+    unit, has to be positive semidefinite (Fazlyab et al. 2019, theorem 2, for increments). On a torus, `prove_waves`.
 
     Raises:
         Reject: If the form is not shown to be positive semidefinite.
         TooLarge: If its matrix is too large.
     """
     where = f"the part from {source} to {target}"
+    if torus:
+        return prove_waves(network, source, target, value, multipliers, torus)
     inner = _between(network, source, target)
     bent = [node for node in inner if node.members or (node.kind == "activation" and not _nearly_linear(node))]
     if multipliers.keys() != {node.name for node in bent}:
@@ -785,10 +800,11 @@ def _modulus(linear: Map) -> Map:
 Term = tuple[Fraction, str, str, np.ndarray, np.ndarray, Fraction]
 
 
-def _semidefinite_sum(terms: list[Term], widths: dict[str, int]) -> bool:
+def _semidefinite_sum(terms: list[Term], widths: dict[str, int], alike: bool = False) -> bool:
     """Whether a sum of terms is positive semidefinite.
 
-    A term is ``unit * X`` at a block (row, column variable); an entry is off by ``loose * unit * size`` at most.
+    A term is ``unit * X`` at a block (row, column variable); an entry is off by ``loose * unit * size`` at most. It is
+    scaled by its diagonal, or by that of the sizes, which is ``alike`` for all frequencies.
     """
     denominator = math.lcm(*(term[0].denominator for term in terms))
     loosest = max(term[-1] for term in terms)
@@ -807,12 +823,388 @@ def _semidefinite_sum(terms: list[Term], widths: dict[str, int]) -> bool:
     if not (H.diagonal() > 0).all():
         return not len(H)
     # A congruence by powers of two brings the diagonal to 2^99 .. 2^101; what is cut off is below 1 in each entry.
-    half = np.array([value.bit_length() // 2 for value in H.diagonal()], dtype=object)
+    half = np.array([value.bit_length() // 2 for value in (off if alike else H).diagonal()], dtype=object)
     shift = 100 - half[:, None] - half
     H = (H << np.maximum(shift, 0)) >> np.maximum(-shift, 0)
     off = (off << np.maximum(shift, 0)) >> np.maximum(-shift, 0)
     spare = off * math.ceil(loosest * 2**60) // 2**60 + 3
     return semidefinite(H, 1 << 100, spare)
+
+
+# ------------------------------------------------------------------- the same on a torus, frequency by frequency
+
+WAVE_LIMIT = 1 << 37  # frequencies x (rows of the real form)^3
+FINE = 50  # bits after the point of a cosine; off by less than 2^-FINE
+PI = Fraction(3141592653589793238462643383279502884197169399375105820974944, 10**60)  # off by less than 10^-60
+Place = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Wave:
+    """A difference on a torus: at q it reads, of every variable, ``unit * taps[variable][a]`` at ``q + a``.
+
+    With factors known within a relative ``loose`` only, what it reads is off by at most that times the matrices
+    ``unit * sizes`` in sum. ``inside`` says whether it vanishes outside the image.
+    """
+
+    rows: int
+    inside: bool
+    unit: Fraction
+    taps: Mapping[str, Mapping[Place, np.ndarray]]
+    sizes: Mapping[str, np.ndarray]
+    loose: Fraction = Fraction(0)
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """Output i reads ``unit * weights[t]`` of the input at ``stride i + t``; or the transpose of that."""
+
+    unit: Fraction
+    weights: Mapping[Place, np.ndarray]
+    stride: Place
+    turned: bool = False
+    circular: bool = False
+
+
+def prove_waves(
+    network: Network,
+    source: str,
+    target: str,
+    value: Fraction,
+    multipliers: dict[str, list[Fraction]],
+    torus: tuple[int, ...],
+) -> Fraction:
+    """`prove_part` for convolutions, with one multiplier per channel and phase, by the form on a torus.
+
+    Extend all variables by zero to a torus on which no kernel reaches around it into the image. What circular
+    convolutions make of them is what the network makes of them, inside. Outside u is zero, so there the circular form
+    has terms ``2 lambda alpha beta v^2``, at most zero if ``alpha beta <= 0``, and ``-y^2``, which the network's has
+    not. So the latter is semidefinite if the former is: if a matrix is at each frequency. Positions of a grid P times
+    finer than the coarsest are P phases of coarse positions, and count as channels. Factors known within an interval
+    may differ between positions: they add to the whole form a matrix whose entries are at most those of a
+    shift-invariant one, whose rows sum up to what every frequency is required to spare, in one scaling for all.
+
+    Raises:
+        Reject: If the form is not shown to be positive semidefinite, or the torus is too small.
+        TooLarge: If there are too many or too large matrices; the message has the number.
+    """
+    where = f"the part from {source} to {target}"
+    inner = _between(network, source, target)
+    kernels = {node.name: _kernel(node) for node in inner if node.kind == "affine"}
+    phases = _phases(network, source, inner, kernels, len(torus))
+    _require_room(network, source, inner, kernels, phases, torus)
+    bent = [node for node in inner if node.kind == "activation" and not _nearly_linear(node)]
+    if multipliers.keys() != {node.name for node in bent}:
+        raise Malformed(f"{where} has multipliers of {sorted(multipliers)[:5]}, not of its activations")
+    rows = {name: network[name].shape[0] * math.prod(of) for name, of in phases.items()}
+    widths = {name: 2 * rows[name] for name in (source, *(node.name for node in bent))}
+    frequencies = [w for w in np.ndindex(*torus) if w <= tuple(-a % n for a, n in zip(w, torus, strict=True))]
+    work = len(frequencies) * sum(widths.values()) ** 3
+    if work > WAVE_LIMIT:
+        raise TooLarge(
+            f"{where}: {len(frequencies)} frequencies x {sum(widths.values())}^3 = {work:.1e} multiply-adds in exact "
+            f"arithmetic, limit {WAVE_LIMIT:.1e}; use the outward-rounded float64 check (`lipcert check --float64`)."
+        )
+    waves = {source: _free(source, rows[source], len(torus))}
+    for node in inner:
+        read = [waves[name] for name in node.sources]
+        if node.name in multipliers:
+            waves[node.name] = _free(node.name, rows[node.name], len(torus))
+        elif node.kind == "affine":
+            waves[node.name] = _filtered(node, kernels[node.name], phases, read[0])
+        elif node.kind == "activation":
+            waves[node.name] = _dimmed(node, read[0])
+        elif node.kind == "add" or (node.kind == "concat" and node.dim == 0):
+            waves[node.name] = _superposed(node, read)
+        else:
+            raise Reject(f"{node.name} ({node.kind}) is not shift-invariant; a part on a torus may not contain it.")
+    ends = {node.name: _masked(node, waves[node.sources[0]].inside, rows[node.name]) for node in bent}
+    doubled = {name: listed * 2 for name, listed in multipliers.items()}
+    for frequency in frequencies:
+        terms: list[Term] = [(value**2, source, source, *_identities(widths[source]), Fraction(1, 1 << FINE))]
+        for node in bent:
+            v = _at(waves[node.sources[0]], frequency, torus)
+            here = Node("activation", node.name, (widths[node.name],), ends=ends[node.name])
+            terms += _constraint(here, v, doubled[node.name], where)
+        terms += _gram(_at(waves[target], frequency, torus), [Fraction(-1)] * (2 * rows[target]))
+        terms = [(*term[:5], max(term[5], Fraction(1, 1 << FINE))) for term in terms]
+        if not _semidefinite_sum(terms, widths, alike=True):
+            raise Reject(f"{where}: the multipliers do not prove the bound {_show(value)} at frequency {frequency}.")
+    return value
+
+
+def _free(name: str, rows: int, dimensions: int) -> Wave:
+    one = np.eye(rows, dtype=np.int64)
+    return Wave(rows, True, Fraction(1), {name: {(0,) * dimensions: one}}, {name: one})
+
+
+def _identities(size: int) -> tuple[np.ndarray, np.ndarray]:
+    one = np.eye(size, dtype=np.int64)
+    return one, one
+
+
+def _kernel(node: Node) -> Kernel:
+    """The kernel of an affine node, which must do the same at every position."""
+    linear = node.map
+    if linear is not None and linear.kind in ("conv", "adjoint"):
+        conv = linear if linear.kind == "conv" else linear.parts[0]
+        if conv.steps:
+            return replace(_of_convolution(conv), turned=linear.kind == "adjoint")
+    if linear is not None and linear.kind == "diagonal":
+        scale = np.broadcast_to(linear.tensor, linear.in_shape).reshape(linear.in_shape[0], -1)
+        if (scale == scale[:, :1]).all():
+            at = (0,) * (len(linear.in_shape) - 1)
+            return Kernel(linear.unit, {at: np.diag(scale[:, 0])}, (1,) * len(at))
+    if linear is not None and linear.kind == "separable" and linear.parts[0].kind == "reshape":
+        parts = [None if part.kind == "reshape" else part.tensor for part in linear.parts[1:]]
+        return _of_windows(node.name, parts, np.eye(linear.in_shape[0], dtype=np.int64), linear.unit)
+    if linear is not None and linear.kind == "selection" and len(linear.in_shape) == linear.tensor.ndim:
+        channels, *parts = _factors(node.name, linear)
+        return _of_windows(node.name, parts, channels, Fraction(1))
+    raise Reject(f"{node.name} is not the same at every position; a part on a torus may not contain it.")
+
+
+def _of_convolution(conv: Map) -> Kernel:
+    out, into = conv.tensor.shape[0] // conv.groups, conv.tensor.shape[1]
+    weights = {}
+    for tap in np.ndindex(*conv.tensor.shape[2:]):
+        X = np.zeros((out * conv.groups, into * conv.groups), dtype=conv.tensor.dtype)
+        for g in range(conv.groups):
+            X[g * out : (g + 1) * out, g * into : (g + 1) * into] = conv.tensor[
+                (slice(g * out, (g + 1) * out), ..., *tap)
+            ]
+        at = tuple(j * dilation - before for j, (_, before, dilation) in zip(tap, conv.steps, strict=True))
+        weights[at] = X
+    return Kernel(conv.unit, weights, tuple(stride for stride, _, _ in conv.steps), circular=conv.circular)
+
+
+def _factors(name: str, linear: Map) -> list[np.ndarray]:
+    """A selection as a Kronecker product of matrices of zeros and ones, one per dimension, channels first."""
+    index, found = linear.tensor, []
+    places = np.unravel_index(np.maximum(index, 0), linear.in_shape)
+    for dim, (size, place) in enumerate(zip(linear.in_shape, places, strict=True)):
+        others = tuple(d for d in range(index.ndim) if d != dim)
+        chosen = np.where(index < 0, -1, place).max(axis=others)
+        found.append((chosen[:, None] == np.arange(size)).astype(np.int64))
+    grids = np.ix_(*(np.where(X.any(1), X.argmax(1), -1) for X in found))
+    again = np.ravel_multi_index([np.maximum(grid, 0) for grid in grids], linear.in_shape)
+    if not (np.where(functools.reduce(np.minimum, grids) < 0, -1, again) == index).all():
+        raise Reject(f"{name} does not select the same at every position; a part on a torus may not contain it.")
+    return found
+
+
+def _of_windows(name: str, parts: list[Any], channels: np.ndarray, unit: Fraction) -> Kernel:
+    """A Kronecker product of matrices by dimension, each with one window for all rows, or for all columns."""
+    found = [_window(part) for part in parts]
+    turned = {way for _, _, way in found if way is not None}
+    if len(turned) > 1 or any(not weights for weights, _, _ in found):
+        raise Reject(f"{name} does not weigh the same window at every position; a part on a torus may not contain it.")
+    channels = channels.T if turned == {True} else channels
+    weights = {
+        tuple(at for at, _ in choice): channels * math.prod(weight for _, weight in choice)
+        for choice in itertools.product(*(each.items() for each, _, _ in found))
+    }
+    return Kernel(unit, weights, tuple(stride for _, stride, _ in found), turned=turned == {True})
+
+
+def _window(part: Any) -> tuple[dict[int, int], int, bool | None]:
+    """The weights by offset, the stride, and whether rows and columns change places; no weights if there is none."""
+    if part is None:
+        return {0: 1}, 1, None
+    for X, way in ((part, False), (part.T, True)):
+        i, j = np.nonzero(X)
+        for stride in range(1, (X.shape[1] - 1) // (len(X) - 1) + 2) if len(X) > 1 else ():
+            weights = {int(b - a * stride): int(X[a, b]) for a, b in zip(i, j, strict=True)}
+            rows, columns = np.indices(X.shape)
+            if (np.vectorize(lambda at, w=weights: w.get(at, 0))(columns - rows * stride) == X).all():
+                return weights, stride, way
+    return {}, 1, None
+
+
+def _phases(
+    network: Network, source: str, inner: list[Node], kernels: Mapping[str, Kernel], dimensions: int
+) -> dict[str, Place]:
+    """How many positions of every node's grid there are per coarse position, per dimension."""
+    spacing = {source: (Fraction(1),) * dimensions}
+    for node in inner:
+        before = {spacing[name] for name in node.sources}
+        if len(before) != 1 or len(node.shape) != dimensions + 1:
+            raise Reject(f"{node.name} of shape {node.shape} joins grids of different spacing on a torus.")
+        here = before.pop()
+        if node.name in kernels:
+            kernel = kernels[node.name]
+            stride = [Fraction(1, s) if kernel.turned else Fraction(s) for s in kernel.stride]
+            here = tuple(a * b for a, b in zip(here, stride, strict=True))
+        spacing[node.name] = here
+    if len(network[source].shape) != dimensions + 1:
+        raise Malformed(f"{source} of shape {network[source].shape} on a torus of {dimensions} dimensions")
+    coarse = []
+    for here in zip(*spacing.values(), strict=True):
+        unit = math.lcm(*(one.denominator for one in here))
+        coarse.append(Fraction(math.lcm(*(int(one * unit) for one in here)), unit))
+    return {name: tuple(int(c / one) for c, one in zip(coarse, here, strict=True)) for name, here in spacing.items()}
+
+
+def _require_room(
+    network: Network,
+    source: str,
+    inner: list[Node],
+    kernels: Mapping[str, Kernel],
+    phases: Mapping[str, Place],
+    torus: tuple[int, ...],
+) -> None:
+    """Refuse a torus on which an image overlaps itself, or a kernel reaches around it into the image."""
+    for node in [network[source], *inner]:
+        have = [n * count for n, count in zip(torus, phases[node.name], strict=True)]
+        if any(size > n for size, n in zip(node.shape[1:], have, strict=True)):
+            raise Reject(f"{node.name} of shape {node.shape} does not fit {have} positions of the torus.")
+        if node.name not in kernels:
+            continue
+        kernel, before = kernels[node.name], network[node.sources[0]]
+        fine, coarse = (node, before) if kernel.turned else (before, node)
+        have = [n * count for n, count in zip(torus, phases[fine.name], strict=True)]
+        if kernel.circular:
+            if list(fine.shape[1:]) != have:
+                raise Reject(f"{node.name} pads {fine.shape} in circles on {have} positions of the torus.")
+            continue
+        for first, last, size, n in zip(*_span(kernel, coarse), fine.shape[1:], have, strict=True):
+            if not (first + n >= size and last < n):
+                raise Reject(f"{node.name} reaches from {first} to {last} around {n} positions of the torus.")
+
+
+def _span(kernel: Kernel, coarse: Node) -> tuple[list[int], list[int]]:
+    """The first and the last position that outputs inside the image read, per dimension."""
+    first = [min(at) for at in zip(*kernel.weights, strict=True)]
+    reach = zip(zip(*kernel.weights, strict=True), kernel.stride, coarse.shape[1:], strict=True)
+    return first, [(size - 1) * stride + max(at) for at, stride, size in reach]
+
+
+def _filtered(node: Node, kernel: Kernel, phases: Mapping[str, Place], wave: Wave) -> Wave:
+    """A wave after a kernel."""
+    before = node.sources[0]
+    fine, coarse = (node.name, before) if kernel.turned else (before, node.name)
+    image = node.map.out_shape if kernel.turned else node.map.in_shape  # type: ignore[union-attr]
+    grid = Node("", coarse, node.map.in_shape if kernel.turned else node.map.out_shape)  # type: ignore[union-attr]
+    first, last = _span(kernel, grid)
+    padded = any(low < 0 or high >= size for low, high, size in zip(first, last, image[1:], strict=True))
+    if not wave.inside and not kernel.circular and (padded or kernel.turned):
+        raise Reject(f"{node.name} reads beyond the image what does not vanish there; it cannot stand on a torus.")
+    own = _polyphase(kernel, phases[fine], phases[coarse])
+    taps = {name: _convolved(own, found) for name, found in wave.taps.items()}
+    total = functools.reduce(np.add, [abs(X.astype(object)) for X in own.values()])
+    sizes = {name: exact_product(narrow(total), size) for name, size in wave.sizes.items()}
+    ends = [(min(at), max(at)) for at in zip(*kernel.weights, strict=True)]
+    steps = list(zip(ends, kernel.stride, node.shape[1:], image[1:], strict=True))
+    if kernel.circular:  # nothing is outside if both images fill their grids
+        inside = all(count * s == size for _, s, count, size in steps)
+    elif kernel.turned:  # inputs inside the image reach no output outside
+        inside = wave.inside and not padded
+    else:  # outputs outside the image read no input inside
+        inside = wave.inside and all(high < s and count * s + low >= size for (low, high), s, count, size in steps)
+    return Wave(len(next(iter(own.values()))), inside, wave.unit * kernel.unit, taps, sizes, wave.loose)
+
+
+def _polyphase(kernel: Kernel, fine: Place, coarse: Place) -> dict[Place, np.ndarray]:
+    """The kernel between coarse positions, a channel for every channel and phase."""
+    out, into = next(iter(kernel.weights.values())).shape
+    found: dict[Place, np.ndarray] = {}
+    for number, phase in enumerate(np.ndindex(*coarse)):
+        for at, weight in kernel.weights.items():
+            reach = [r * s + t for r, s, t in zip(phase, kernel.stride, at, strict=True)]
+            place = tuple(x // count for x, count in zip(reach, fine, strict=True))
+            which = int(np.ravel_multi_index([x % count for x, count in zip(reach, fine, strict=True)], fine))
+            X = found.setdefault(place, np.zeros((out, math.prod(coarse), into, math.prod(fine)), dtype=weight.dtype))
+            X[:, number, :, which] += weight
+    flat = {at: X.reshape(out * math.prod(coarse), into * math.prod(fine)) for at, X in found.items()}
+    return {tuple(-a for a in at): X.T for at, X in flat.items()} if kernel.turned else flat
+
+
+def _convolved(outer: Mapping[Place, np.ndarray], inner: Mapping[Place, np.ndarray]) -> dict[Place, np.ndarray]:
+    found: dict[Place, np.ndarray] = {}
+    for (a, X), (b, Y) in itertools.product(outer.items(), inner.items()):
+        at = tuple(map(sum, zip(a, b, strict=True)))
+        product = exact_product(X, Y)
+        found[at] = narrow(found[at].astype(object) + product) if at in found else product
+    return found
+
+
+def _by_channel(node: Node, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """The slopes of every channel, for its phases."""
+    lower, upper = (np.broadcast_to(end, node.shape).reshape(node.shape[0], -1) for end in node.ends)
+    if not (lower == lower[:, :1]).all() or not (upper == upper[:, :1]).all():
+        raise Reject(f"{node.name}: slopes differ within a channel; it cannot stand on a torus.")
+    return tuple(np.repeat(end[:, 0], rows // node.shape[0]) for end in (lower, upper))  # type: ignore[return-value]
+
+
+def _dimmed(node: Node, wave: Wave) -> Wave:
+    """A wave times factors in ``[lower, upper]``, as in `_scaled`."""
+    lower, upper = _by_channel(node, wave.rows)
+    X, unit = _integers(upper.tolist())
+    width = max((1 - low / high for low, high in zip(lower, upper, strict=True) if high), default=Fraction(0))
+    column = X[:, None]
+    taps = {
+        name: {at: narrow(column * Y.astype(object)) for at, Y in found.items()} for name, found in wave.taps.items()
+    }
+    sizes = {name: narrow(column * size.astype(object)) for name, size in wave.sizes.items()}
+    loose = (1 + wave.loose) * (1 + width) - 1
+    return Wave(wave.rows, wave.inside, wave.unit * unit, taps, sizes, loose)
+
+
+def _superposed(node: Node, read: list[Wave]) -> Wave:
+    """A sum, or channels side by side."""
+    denominator = math.lcm(*(wave.unit.denominator for wave in read))
+    unit = Fraction(math.gcd(*(int(wave.unit * denominator) for wave in read)), denominator)
+    rows = sum(wave.rows for wave in read) if node.kind == "concat" else read[0].rows
+    taps: dict[str, dict[Place, np.ndarray]] = {}
+    sizes: dict[str, np.ndarray] = {}
+    start = 0
+    for wave in read:
+        here = slice(start, start + wave.rows)
+        start += wave.rows if node.kind == "concat" else 0
+        times = int(wave.unit / unit)
+        for name, found in wave.taps.items():
+            width = wave.sizes[name].shape[1]
+            whole = sizes.setdefault(name, np.zeros((rows, width), dtype=object))
+            whole[here] += wave.sizes[name].astype(object) * times
+            for at, X in found.items():
+                whole = taps.setdefault(name, {}).setdefault(at, np.zeros((rows, width), dtype=object))
+                whole[here] += X.astype(object) * times
+    taps = {name: {at: narrow(X) for at, X in found.items()} for name, found in taps.items()}
+    inside = all(wave.inside for wave in read)
+    return Wave(rows, inside, unit, taps, {n: narrow(X) for n, X in sizes.items()}, max(wave.loose for wave in read))
+
+
+def _masked(node: Node, inside: bool, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes by row, twice; with zero among them where what is read does not vanish outside the image."""
+    lower, upper = _by_channel(node, rows)
+    if not inside:
+        lower, upper = np.minimum(lower, 0), np.maximum(upper, 0)
+    return np.tile(lower, 2), np.tile(upper, 2)
+
+
+def _at(wave: Wave, frequency: Place, torus: tuple[int, ...]) -> Signal:
+    """The matrices ``sum of taps e^(i theta a)``, theta = 2 pi frequency / torus, as real ones of twice the size."""
+    blocks, sizes = {}, {}
+    for name, found in wave.taps.items():
+        size = wave.sizes[name].astype(object)
+        real, imaginary = np.zeros(size.shape, dtype=object), np.zeros(size.shape, dtype=object)
+        for at, X in found.items():
+            turn = sum((Fraction(a * w, n) for a, w, n in zip(at, frequency, torus, strict=True)), Fraction(0)) % 1
+            c, s = _root(turn)
+            real += X.astype(object) * c
+            imaginary += X.astype(object) * s
+        blocks[name] = narrow(np.block([[real, -imaginary], [imaginary, real]]))
+        sizes[name] = np.tile(size << FINE, (2, 2))
+    loose = (1 + wave.loose) * (1 + Fraction(1, 1 << FINE)) - 1
+    return Signal(wave.unit / (1 << FINE), blocks, sizes, loose)
+
+
+@functools.lru_cache(maxsize=4096)
+def _root(turn: Fraction) -> tuple[int, int]:
+    """``2^FINE cos`` and ``2^FINE sin`` of ``2 pi turn``, off by less than 1: by 1/2, and 2^-13 of the long ones."""
+    long = cosine_and_sine(2 * PI * turn)
+    cosine, sine = ((value + (1 << 63 - FINE)) >> (64 - FINE) for value in long)
+    return cosine, sine
 
 
 def exact_product(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
@@ -1230,7 +1622,11 @@ def _read_conv(found: Any, source: tuple[int, ...], shape: tuple[int, ...], rema
             raise Malformed(f"a convolution from {n} to {out} of {natural} positions, padding {padding[d]} {mode}")
         tables.append(index_table(n, out, k, stride[d], before, dilation[d], mode))
     X, unit = exact(weight, terms=math.prod(kernel))
-    return Map("conv", source, (weight.shape[0], *shape[1:]), X, unit, tuple(tables), groups), True
+    steps = tuple(zip(stride, (before for before, _ in padding), dilation, strict=True))
+    padded = any(map(any, padding))
+    steps = steps if mode in ("zeros", "circular") or not padded else ()
+    out = (weight.shape[0], *shape[1:])
+    return Map("conv", source, out, X, unit, tuple(tables), groups, (), steps, padded and mode == "circular"), True
 
 
 def _read_adjoint(found: Any, source: tuple[int, ...], shape: tuple[int, ...], remaining: Any) -> tuple[Map, bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 
 import torch
 
@@ -13,6 +14,8 @@ from lipcert.errors import CheckFailed
 from lipcert.graph import Affine, Graph
 from lipcert.linear import LinearMap
 from lipcert.lmi import holds, normal_form
+from lipcert.lmi.torus import torus_form
+from lipcert.lmi.waves import holds_on
 from lipcert.norms import Norms
 from lipcert.opnorm import composed_norm, opnorm
 
@@ -56,16 +59,25 @@ def check_float64(certificate: Certificate, graph: Graph) -> Certificate:
         return value
 
     def prove_multipliers(
-        network: Network, source: str, target: str, value: Fraction, multipliers: dict[str, list[Fraction]]
+        network: Network,
+        source: str,
+        target: str,
+        value: Fraction,
+        multipliers: dict[str, list[Fraction]],
+        torus: tuple[int, ...],
     ) -> Fraction:
-        form = normal_form(graph, source, target)
+        if torus:
+            waves = torus_form(graph, source, target, torus)
+            counts, shown = {bend.name: bend.count for bend in waves.bends}, partial(holds_on, waves)
+        else:
+            form = normal_form(graph, source, target)
+            counts, shown = {layer.name: layer.count for layer in form.layers}, partial(holds, form)
         given = {
             name: torch.tensor(list(map(float, listed)), dtype=torch.float64) for name, listed in multipliers.items()
         }
-        sizes = {layer.name: layer.count for layer in form.layers}
-        if {name: len(lam) for name, lam in given.items()} != sizes:
+        if {name: len(lam) for name, lam in given.items()} != counts:
             raise Malformed(f"the multipliers of the part from {source} to {target} are not those of its activations")
-        if not holds(form, given, float(value)):
+        if not shown(given, float(value)):
             raise Reject(
                 f"the part from {source} to {target}: the multipliers do not prove the bound {float(value)!r}."
             )

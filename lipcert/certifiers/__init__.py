@@ -2,8 +2,9 @@
 
 from lipcert.certifiers.auto import Auto
 from lipcert.certifiers.combine import Best, Certifier
+from lipcert.certifiers.fourier import FourierLipSDP
 from lipcert.certifiers.lipsdp import LipSDP, Part, Solved
 from lipcert.certifiers.product import Product
 from lipcert.certifiers.split import Split
 
-__all__ = ["Auto", "Best", "Certifier", "LipSDP", "Part", "Product", "Solved", "Split"]
+__all__ = ["Auto", "Best", "Certifier", "FourierLipSDP", "LipSDP", "Part", "Product", "Solved", "Split"]

@@ -134,7 +134,11 @@ class Outline:
 
     def unknowns(self, begin: int, end: int) -> list[int]:
         """The unknowns of each of the parts that `LipSDP` makes of the stretch between two bottlenecks."""
-        return [self._unknowns(i, j) for i, j in runs(self.steps, begin, end)]
+        return [self._unknowns(i, j) for i, j in self.runs(begin, end)]
+
+    def runs(self, begin: int, end: int) -> list[tuple[int, int]]:
+        """The parts that `LipSDP` makes of the stretch between two bottlenecks."""
+        return list(runs(self.steps, begin, end))
 
     def _unknowns(self, i: int, j: int) -> int:
         inner = [node for step in self.steps[i:j] for node in step]

@@ -23,7 +23,7 @@ def blockwise_defect(H: Blocks, order: Sequence[str]) -> float:
 
     Args:
         H: Blocks of a symmetric matrix by pairs of names; a pair stands once, in the order of ``order``, and diagonal
-            blocks are all there. Missing blocks are zero.
+            blocks are all there. Missing blocks are zero. Blocks may be stacks: the number is then one for all.
         order: The names.
 
     Example:
@@ -37,16 +37,16 @@ def blockwise_defect(H: Blocks, order: Sequence[str]) -> float:
     residual, terms, most = dict(H), dict.fromkeys(H, 0), 0
     for row in rows:
         for a, b in _pairs(row, order):
-            product = row[a].T @ row[b]
+            product = row[a].swapaxes(-1, -2) @ row[b]
             residual[a, b] = residual[a, b] - product if (a, b) in residual else -product
-            terms[a, b] = terms.get((a, b), 0) + len(row[a]) + 1
+            terms[a, b] = terms.get((a, b), 0) + row[a].shape[-2] + 1
             most = max(most, terms[a, b])
-    squares = np.float64(0.0)
+    squares: Array = np.zeros(())
     for (a, b), block in residual.items():
         own = sum_of_squares_up(block, (-2, -1))
         squares = add_up(squares, own if a == b else mul_up(own, 2.0))
-    norm = mul_up(sqrt_up(squares), 1.0 + 4.0 * UNIT)
-    n = sum(len(H[name, name]) for name in order)
+    norm = mul_up(sqrt_up(np.max(squares)), 1.0 + 4.0 * UNIT)
+    n = sum(H[name, name].shape[-1] for name in order)
     found = float(add_up(add_up(norm, mul_up(_size(rows, n), gamma(most + 4))), n * 2.0**-899))
     return found if found == found else float("inf")
 
@@ -66,14 +66,14 @@ def _factor(H: dict[tuple[str, str], Array], order: Sequence[str]) -> list[dict[
             inverse = np.linalg.inv(L)
         except np.linalg.LinAlgError:
             return None
-        row: dict[str, Array] = {name: L.T.copy()}
+        row: dict[str, Array] = {name: np.ascontiguousarray(L.swapaxes(-1, -2))}
         for other in order[:position]:
             if (other, name) in H:
-                row[other] = inverse @ H[other, name].T
+                row[other] = inverse @ H[other, name].swapaxes(-1, -2)
         peak = max(float(np.max(np.abs(block), initial=0.0)) for block in row.values())
         row = {a: np.where(np.abs(block) < peak * 2.0**-400, 0.0, block) for a, block in row.items()}
         for a, b in _pairs(row, order[:position]):
-            product = row[a].T @ row[b]
+            product = row[a].swapaxes(-1, -2) @ row[b]
             H[a, b] = H[a, b] - product if (a, b) in H else -product
         rows.append(row)
     return rows
@@ -84,9 +84,9 @@ def _size(rows: list[dict[str, Array]], n: int) -> Array:
     across = np.float64(0.0)
     columns: dict[str, np.ndarray] = {}
     for row in rows:
-        across = np.maximum(across, np.max(sum(np.sum(np.abs(block), axis=1) for block in row.values())))
+        across = np.maximum(across, np.max(sum(np.sum(np.abs(block), axis=-1) for block in row.values())))
         for name, block in row.items():
-            total = np.sum(np.abs(block), axis=0)
+            total = np.sum(np.abs(block), axis=-2)
             columns[name] = columns[name] + total if name in columns else total
     down = max(float(np.max(column)) for column in columns.values())
     return mul_up(mul_up(across, down), 1.0 + 8.0 * gamma(2 * n + 8))

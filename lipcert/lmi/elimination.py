@@ -41,13 +41,22 @@ def _forget(name: str, factor: tuple[Tensor, dict[str, Tensor]]) -> None:
     """Keep nothing."""
 
 
-def eliminate(form: NormalForm, choose: Choice, keep: Keep = _forget) -> Tensor | None:
+Failed = Callable[[Tensor], bool]
+"""Called with the matrices, over the batch, whose pivot is not positive; whether to stop."""
+
+
+def _any(failed: Tensor) -> bool:
+    return bool(failed.any())
+
+
+def eliminate(form: NormalForm, choose: Choice, keep: Keep = _forget, stop: Failed = _any) -> Tensor | None:
     r"""The matrix G with :math:`\rho I \succeq G` the constraint left on the input; ``None`` if some S_k is not > 0.
 
     Args:
         form: The network in normal form.
         choose: Names each layer's multipliers when its turn comes, last layer first.
         keep: Told of every factor.
+        stop: Told after every layer whose pivots are not positive. Default: to stop at the first.
 
     Returns:
         ``(..., inputs, inputs)``.
@@ -61,7 +70,7 @@ def eliminate(form: NormalForm, choose: Choice, keep: Keep = _forget) -> Tensor 
         G, own, across = _without(G, layer.name, len(layer.alpha), like)
         lam = layer.spread(choose(layer, own, across))
         L, failed = torch.linalg.cholesky_ex(torch.diag_embed(2.0 * lam) - own)
-        if bool(failed.any()):
+        if stop(failed):
             return None
         weight = -2.0 * layer.alpha * layer.beta * lam
         if bool((layer.alpha * layer.beta != 0.0).any()):
@@ -145,6 +154,23 @@ def largest(G: Tensor) -> float:
     if not bool(torch.isfinite(G).all()):
         return float("inf")
     return max(0.0, float(torch.linalg.eigvalsh(G)[..., -1].max()))
+
+
+def spectrum(form: NormalForm, multipliers: Multipliers) -> Tensor:
+    """The least ``rho`` for every matrix of a batch, ``(...)``; infinity where the multipliers are not feasible."""
+    broken: list[Tensor] = []
+
+    def note(failed: Tensor) -> bool:
+        broken.append(failed > 0)
+        return False
+
+    G = eliminate(form, lambda layer, own, across: multipliers[layer.name], stop=note)
+    assert G is not None
+    bad = ~torch.isfinite(G).all(-1).all(-1)
+    for failed in broken:
+        bad = bad | failed
+    values = torch.linalg.eigvalsh(torch.where(bad[..., None, None], 0.0, G))[..., -1].clamp_min(0.0)
+    return torch.where(bad, torch.inf, values)
 
 
 def graded(form: NormalForm, multipliers: Multipliers, step: float) -> dict[str, Tensor]:

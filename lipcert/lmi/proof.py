@@ -51,16 +51,39 @@ def prove(form: NormalForm, multipliers: Multipliers, interior: Multipliers | No
         Infinity as the bound if no proof is found.
     """
     small = reduced(form)
+    near = any(layer.kept is not None for layer in form.layers)
+    room, shown = partial(least_room, form, multipliers), partial(holds, form)
+    return proven(small, multipliers, interior, room, shown, near)
+
+
+def proven(
+    small: NormalForm,
+    multipliers: Multipliers,
+    interior: Multipliers | None,
+    room: Callable[[float], float],
+    shown: Callable[[Multipliers, float], bool],
+    apart: bool,
+) -> tuple[float, Multipliers]:
+    """`prove` with the proof itself given.
+
+    Args:
+        small: What bounds are computed from before they are proven.
+        multipliers: What a solver proposes.
+        interior: Multipliers that are feasible with room.
+        room: By how much, at least, a bound near the one given has to be raised for a proof.
+        shown: Whether multipliers prove a bound.
+        apart: Whether other multipliers may need far less room than these.
+    """
     rho = tighten(small, multipliers)
-    least = _Proof(form, multipliers).least_room(rho**0.5) if 0.0 < rho < float("inf") else WEAKEST
+    least = room(rho**0.5) if 0.0 < rho < float("inf") else WEAKEST
     # Near the boundary what elimination leaves of a kept variable is large, and its rounding with it: other multipliers
     # need far less room there.
-    others = least if all(layer.kept is None for layer in form.layers) else WEAKEST
+    others = WEAKEST if apart else least
     remedies = [(_raised, least), (_spread, others)]
     remedies += [] if interior is None else [(partial(_mixed, interior=interior), others)]
     attempts = [_attempts(small, partial(remedy, small, multipliers), start) for remedy, start in remedies]
     for bound, candidate in heapq.merge(*attempts, key=itemgetter(0)):
-        if _Proof(form, candidate).holds(bound):
+        if shown(candidate, bound):
             return bound, candidate
     return float("inf"), multipliers
 
@@ -106,8 +129,16 @@ def _mixed(
 
 
 def holds(form: NormalForm, multipliers: Multipliers, bound: float) -> bool:
-    """Whether these multipliers prove ``bound``, rounding included; ``False`` may mean that it is too close."""
+    """Whether these multipliers prove ``bound``, rounding included; ``False`` may mean that it is too close.
+
+    Of a batch of forms with real blocks, whether they prove it for each.
+    """
     return _Proof(form, multipliers).holds(bound)
+
+
+def least_room(form: NormalForm, multipliers: Multipliers, bound: float) -> float:
+    """By how much, relatively, ``bound`` has to be raised at least if it is the lowest there is."""
+    return _Proof(form, multipliers).least_room(bound)
 
 
 Pair = tuple[str, str]
@@ -141,7 +172,7 @@ class _Proof:
             # A sum of two floats is zero only if it is exactly.
             steepest = np.where(alpha + beta == 0.0, 0.0, np.abs(alpha) + np.abs(beta)) * lam
             for name, block, size in _blocks(layer.v) if np.any(steepest != 0.0) else ():
-                self._add((name, layer.name), -(total[:, None] * block).T, (steepest[:, None] * size).T)
+                self._add((name, layer.name), -_t(total[:, None] * block), _t(steepest[:, None] * size))
             if np.any(alpha * beta != 0.0):
                 self._subtract_gram(layer.v, -2.0 * alpha * beta * lam)
             rounded.append(2 * layer.v.roundings + len(lam) + 8)
@@ -185,7 +216,7 @@ class _Proof:
         H, sizes, _ = found
         error, shift = self._allowance(H, sizes)
         for name in self.order:
-            H[name, name][np.diag_indices(self.width[name])] -= shift
+            H[name, name][..., *np.diag_indices(self.width[name])] -= shift
         defect = blockwise_defect(H, self.order)
         return bool(add_up(add_up(defect, error), 4.0 * 2.0**-52) <= shift)
 
@@ -208,7 +239,10 @@ class _Proof:
         H, sizes = dict(self.H), dict(self.sizes)
         rho = np.full(self.width[INPUT], float(np.nextafter(np.float64(bound) * bound, 0.0)))
         H[INPUT, INPUT], sizes[INPUT, INPUT] = H[INPUT, INPUT] + np.diag(rho), sizes[INPUT, INPUT] + np.diag(rho)
-        scale = {name: _scale(H[name, name].diagonal(), self._idle(name)) for name in self.order}
+        # Factors known within an interval may differ from position to position: what they change is bounded for a whole
+        # batch at once, so its matrices are scaled alike.
+        sized = sizes if any(block.ndim > 2 for block in H.values()) else H
+        scale = {name: _scale(sized[name, name].diagonal(), self._idle(name)) for name in self.order}
         if any(np.any(np.isnan(found)) for found in scale.values()):
             return None
         H = {(a, b): scale[a][:, None] * block * scale[b] for (a, b), block in H.items()}
@@ -216,16 +250,16 @@ class _Proof:
         # A neuron that nothing reads and that reads nothing has a zero row: a one on its diagonal changes nothing.
         for name in self.order:
             idle = np.flatnonzero(scale[name] == 0.0)
-            H[name, name][idle, idle] = 1.0
+            H[name, name][..., idle, idle] = 1.0
         return H, sizes, rho * scale[INPUT] ** 2
 
     def _allowance(self, H: dict[Pair, Array], sizes: dict[Pair, Array]) -> tuple[Array, float]:
         """A bound of the error of the scaled matrix, and by how much its proof lowers it."""
         n = sum(self.width.values())
-        error = mul_up(self._largest_row(sizes), 2.0 * gamma(self.roundings))
-        error = add_up(error, n * 2.0**-350)
+        largest = mul_up(self._largest_row(sizes), 1.0 + 4.0 * gamma(n + len(sizes)))
+        error = add_up(mul_up(largest, 2.0 * gamma(self.roundings)), n * 2.0**-350)
         # Room for the exact checker, whose factor keeps 46 bits and has no entries outside the band of a chain.
-        band = float(np.max(self._row_sums({pair: (block != 0.0).astype(float) for pair, block in H.items()})))
+        band = self._largest_row({pair: (block != 0.0).astype(float) for pair, block in H.items()})
         return error, band**1.5 * 2.0**-46 + 2.0 * float(error)
 
     def _idle(self, name: str) -> Array:
@@ -238,17 +272,14 @@ class _Proof:
                 found &= ~np.any(block != 0.0, axis=0)
         return found
 
-    def _row_sums(self, blocks: dict[Pair, Array]) -> Array:
-        sums = {name: np.zeros(self.width[name]) for name in self.order}
+    def _largest_row(self, blocks: dict[Pair, Array]) -> float:
+        """The largest sum of a row of a symmetric matrix >= 0, over a stack."""
+        sums: dict[str, Array] = {name: np.zeros(self.width[name]) for name in self.order}
         for (a, b), block in blocks.items():
-            sums[a] += np.sum(block, axis=1)
+            sums[a] = sums[a] + np.sum(block, axis=-1)
             if a != b:
-                sums[b] += np.sum(block, axis=0)
-        return np.concatenate([sums[name] for name in self.order])
-
-    def _largest_row(self, blocks: dict[Pair, Array]) -> Array:
-        n = sum(self.width.values())
-        return np.max(mul_up(self._row_sums(blocks), 1.0 + 4.0 * gamma(n + len(blocks))))
+                sums[b] = sums[b] + np.sum(block, axis=-2)
+        return float(max(np.max(each, initial=0.0) for each in sums.values()))
 
     def _diagonal(self, name: str, values: Array) -> None:
         self._add((name, name), np.diag(values), np.diag(values))
@@ -261,11 +292,11 @@ class _Proof:
         parts = list(_blocks(signal))
         place = {name: index for index, name in enumerate(self.order)}
         for a, left, left_size in parts:
-            w = np.ones(len(left)) if weight is None else weight
+            w = np.ones(left.shape[-2]) if weight is None else weight
             for b, right, right_size in parts:
                 if place[a] <= place[b]:
-                    size = (np.abs(w)[:, None] * left_size).T @ right_size
-                    self._add((a, b), -((w[:, None] * left).T @ right), size)
+                    size = _t(np.abs(w)[:, None] * left_size) @ right_size
+                    self._add((a, b), -(_t(w[:, None] * left) @ right), size)
 
 
 def _left_of_kept(form: NormalForm, multipliers: Multipliers) -> dict[str, tuple[Array, dict[str, Array]]]:
@@ -296,4 +327,8 @@ def _blocks(signal: Signal) -> Iterator[tuple[str, Array, Array]]:
 
 
 def _rows(signal: Signal) -> int:
-    return max((len(block) for block in signal.blocks.values()), default=0)
+    return max((block.shape[-2] for block in signal.blocks.values()), default=0)
+
+
+def _t(blocks: Array) -> Array:
+    return np.swapaxes(blocks, -1, -2)

@@ -1,0 +1,296 @@
+"""Convolutional parts on a torus: the embedding's law, bounds between witnesses and norms, both proofs, refusals."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lipcert import trace, witness
+from lipcert.certificate import Block, Certificate, Multipliers, Validity
+from lipcert.certifiers import FourierLipSDP, LipSDP, Product
+from lipcert.errors import CheckFailed, InvalidInput, UnsupportedOperation
+from lipcert.graph import Graph
+from lipcert.linear import Separable, dense
+from lipcert.lmi import normal_form, tighten
+from lipcert.lmi.layout import layout
+from lipcert.lmi.taps import half_spectrum, kernel
+from lipcert.lmi.torus import TorusForm, torus_form
+from lipcert.lmi.waves import prove_on
+from lipcert.nn import MaxMin
+from lipcert.norms import L2
+from lipcert.recheck import check, check_float64
+from lipcert.solvers import Exchange, InteriorPoint, Recursion
+from lipcert.witness import Budget
+from tests.cases import Join, Residual, settled
+
+
+class Shortcut(nn.Module):
+    """``body(x) + side(x)``."""
+
+    def __init__(self, body: nn.Module, side: nn.Module) -> None:
+        super().__init__()
+        self.body, self.side = body, side
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) + self.side(x)
+
+
+def conv(a: int, b: int, k: int = 3, stride: int = 1, **options: object) -> nn.Conv2d:
+    return nn.Conv2d(a, b, k, stride, options.pop("padding", k // 2), **options)  # type: ignore[arg-type]
+
+
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "plain": (lambda: nn.Sequential(conv(1, 3), nn.ReLU(), conv(3, 2), nn.ReLU(), conv(2, 2)), (1, 5, 4)),
+    "strides": (lambda: nn.Sequential(conv(2, 3, 3, 2), nn.ReLU(), conv(3, 3), nn.ReLU(), conv(3, 2, 3, 2)), (2, 8, 7)),
+    "even": (lambda: nn.Sequential(conv(1, 3, 4, 2, padding=1), nn.LeakyReLU(0.3), conv(3, 2, 2)), (1, 6, 6)),
+    "pooled": (lambda: nn.Sequential(conv(1, 3), nn.SiLU(), nn.AvgPool2d(2), conv(3, 2), nn.GELU()), (1, 6, 6)),
+    "padded pool": (lambda: nn.Sequential(conv(1, 2), nn.ReLU(), nn.AvgPool2d(3, 2, 1), nn.ReLU()), (1, 5, 5)),
+    "grouped": (
+        lambda: nn.Sequential(conv(2, 4, groups=2), nn.Tanh(), conv(4, 4, dilation=2, padding=2, groups=4)),
+        (2, 5, 5),
+    ),
+    "upward": (
+        lambda: nn.Sequential(nn.ConvTranspose2d(2, 3, 4, 2, 1), nn.ReLU(), nn.Upsample(scale_factor=2), conv(3, 1, 1)),
+        (2, 3, 3),
+    ),
+    "around": (
+        lambda: nn.Sequential(
+            nn.Conv1d(2, 3, 3, 1, 1, padding_mode="circular"),
+            nn.LeakyReLU(0.2),
+            nn.Conv1d(3, 2, 3, 2, 1, padding_mode="circular"),
+        ),
+        (2, 8),
+    ),
+    "residual": (
+        lambda: nn.Sequential(
+            conv(1, 3),
+            nn.ReLU(),
+            Residual(conv(3, 3), nn.BatchNorm2d(3), nn.ReLU(), conv(3, 3), nn.BatchNorm2d(3)),
+            nn.ReLU(),
+            Shortcut(nn.Sequential(conv(3, 4, 3, 2), nn.ReLU(), conv(4, 4)), conv(3, 4, 1, 2)),
+            nn.ReLU(),
+            conv(4, 2, 1),
+        ),
+        (1, 6, 6),
+    ),
+    "joined": (lambda: nn.Sequential(Join(conv(1, 2), conv(1, 2, 1)), nn.PReLU(4), conv(4, 2)), (1, 4, 5)),
+    "three": (lambda: nn.Sequential(nn.Conv3d(1, 2, 2), nn.ReLU(), nn.Conv3d(2, 1, 3, 1, 1)), (1, 3, 3, 3)),
+}
+
+
+def built(name: str, seed: int = 0) -> tuple[nn.Module, Graph]:
+    build, shape = NETS[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = settled(build()).eval()
+    return model, trace(model, shape)
+
+
+def on_torus(graph: Graph) -> TorusForm:
+    return torus_form(graph, graph.input.name, graph.output.name)
+
+
+def claim(graph: Graph, torus: tuple[int, ...] | None = None) -> Certificate:
+    """What a torus proves, whether or not norms prove more."""
+    form = torus_form(graph, graph.input.name, graph.output.name, torus)
+    waves = form.at(form.frequencies())
+    value, lam = prove_on(form, waves, InteriorPoint(1e-5)(waves).multipliers, Recursion()(waves).multipliers)
+    numbers = {name: tuple(values.tolist()) for name, values in lam.items()}
+    block = Block(graph.input.name, graph.output.name, value, numbers, form.torus)
+    return Certificate(value, L2, Validity.RIGOROUS, "test", graph.digest(), Multipliers((block,)))
+
+
+def spread(graph: Graph, lam: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Multipliers per channel and phase as one for each neuron."""
+    phases = layout(graph, graph.input.name, graph.output.name).phases
+    found = {}
+    for name, values in lam.items():
+        channels, *sizes = graph[name].shape
+        table = values.reshape(channels, *phases[name])
+        index = torch.meshgrid(*(torch.arange(n) % p for n, p in zip(sizes, phases[name], strict=True)), indexing="ij")
+        found[name] = table[(slice(None), *index)].reshape(-1)
+    return found
+
+
+@pytest.mark.parametrize("name", NETS)
+@given(seed=st.integers(0, 2**16), wide=st.floats(0.0, 2.0))
+@settings(max_examples=6, deadline=None)
+def test_what_holds_at_every_frequency_holds_for_every_neuron(name: str, seed: int, wide: float):
+    _, graph = built(name, seed)
+    form = on_torus(graph)
+    waves = form.at(form.frequencies())
+    generator = torch.Generator().manual_seed(seed)
+    lam = {
+        n: values * (1.2 + wide * torch.rand(values.shape, generator=generator))
+        for n, values in Recursion()(waves).multipliers.items()
+    }
+    rho = tighten(waves, lam)
+    here = tighten(normal_form(graph), spread(graph, lam))
+    assert here <= rho * (1 + 1e-9)
+    if name == "around" and rho < math.inf:
+        assert here == pytest.approx(rho, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_bounds_lie_between_witnesses_and_norms_and_both_checkers_accept(name: str):
+    model, graph = built(name)
+    certificate = claim(graph)
+    best = InteriorPoint()(normal_form(graph))
+    assert best.dual**0.5 * (1 - 1e-9) <= certificate.bound
+    assert FourierLipSDP()(graph).bound <= min(Product()(graph).bound, certificate.bound * (1 + 1e-4))
+    assert witness(model, graph.input.shape, budget=Budget(seconds=0.5)).ratio <= certificate.bound
+    read = Certificate.from_json(certificate.to_json())
+    assert read == replace(certificate, evidence=read.evidence)
+    check_float64(read, graph)
+    check(read, graph)
+
+
+def test_on_a_circle_the_bound_is_that_of_all_neurons():
+    _, graph = built("around")
+    form = on_torus(graph)
+    here = InteriorPoint(1e-7)(form.at(form.frequencies()))
+    assert here.dual**0.5 * (1 - 1e-9) >= InteriorPoint(1e-7)(normal_form(graph)).dual ** 0.5 * (1 - 1e-6)
+    assert FourierLipSDP()(graph).bound == pytest.approx(LipSDP()(graph).bound, rel=2e-4)
+
+
+def test_the_larger_the_image_the_less_the_channels_cost():
+    torch.manual_seed(0)
+    model = nn.Sequential(conv(1, 2), nn.ReLU(), conv(2, 2), nn.ReLU(), conv(2, 1)).eval()
+    ratios = []
+    for size in (3, 6, 12):
+        graph = trace(model, (1, size, size))
+        ratios.append(FourierLipSDP()(graph).bound / LipSDP()(graph).bound)
+    assert ratios[0] > ratios[1] > ratios[2] >= 1 - 1e-4
+    assert ratios[2] <= 1.25
+
+
+@pytest.mark.parametrize("name", ["plain", "strides", "residual", "around"])
+def test_tampered_certificates_are_rejected_by_both_checkers(name: str):
+    _, graph = built(name)
+    certificate = claim(graph)
+    assert isinstance(certificate.evidence, Multipliers)
+    (block,) = certificate.evidence.blocks
+    first = next(iter(block.multipliers))
+    lowered = block.value * (1 - 1e-3)
+    shrunk = {**block.multipliers, first: tuple(1e-3 * value for value in block.multipliers[first])}
+    short = {**block.multipliers, first: block.multipliers[first][:-1]}
+    missing = {name: values for name, values in block.multipliers.items() if name != first}
+    small = tuple(size - 1 for size in block.torus)
+    forged = {
+        "value": (replace(block, value=lowered), lowered),
+        "multiplier": (replace(block, multipliers=shrunk), math.inf),
+        "count": (replace(block, multipliers=short), math.inf),
+        "missing": (replace(block, multipliers=missing), math.inf),
+        "small torus": (replace(block, torus=small), math.inf),
+        "tiny torus": (replace(block, torus=(1,) * len(block.torus)), math.inf),
+        "fewer dimensions": (replace(block, torus=block.torus[:-1]), math.inf),
+        "more dimensions": (replace(block, torus=(*block.torus, 8)), math.inf),
+    }
+    for what, (forgery, bound) in forged.items():
+        wrong = replace(certificate, evidence=Multipliers((forgery,)), bound=min(bound, certificate.bound))
+        for proved in (check, check_float64):
+            with pytest.raises(CheckFailed):
+                raise AssertionError(f"{what}: {proved(wrong, graph)}")
+
+
+def test_a_larger_torus_proves_the_same_part():
+    _, graph = built("plain")
+    certificate = claim(graph, (9, 8))
+    for proved in (check, check_float64):
+        proved(certificate, graph)
+
+
+@pytest.mark.parametrize("torus", [[], [0], [-3, 5], ["5"], [True, 5], 5, None, [5.0, 5]])
+def test_a_torus_is_a_list_of_sizes(torus: object):
+    _, graph = built("plain")
+    document = json.loads(claim(graph).to_json())
+    document["evidence"]["blocks"][0]["torus"] = torus
+    with pytest.raises(InvalidInput, match="not a lipcert-certificate"):
+        Certificate.from_json(json.dumps(document))
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=3))
+@settings(max_examples=25, deadline=None)
+def test_half_the_spectrum_and_its_opposite_are_all_of_it(torus: list[int]):
+    half = [tuple(row) for row in half_spectrum(tuple(torus)).tolist()]
+    opposite = {tuple(-a % n for a, n in zip(row, torus, strict=True)) for row in half}
+    assert len(half) == len(set(half))
+    assert len({*half, *opposite}) == math.prod(torus)
+    real = sum(row == tuple(-a % n for a, n in zip(row, torus, strict=True)) for row in half)
+    assert 2 * len(half) - real == math.prod(torus)
+
+
+REFUSED = {
+    "reflected": lambda: nn.Sequential(conv(1, 2, padding_mode="reflect"), nn.ReLU()),
+    "padded twice": lambda: nn.Sequential(nn.ReLU(), Residual(conv(1, 1), nn.ReLU(), conv(1, 1)), conv(1, 1)),
+    "flattened": lambda: nn.Sequential(conv(1, 2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2)),
+    "sorting": lambda: nn.Sequential(conv(1, 2), MaxMin(dim=1), conv(2, 1)),
+    "maximum": lambda: nn.Sequential(conv(1, 2), nn.ReLU(), nn.MaxPool2d(2)),
+    "bilinear": lambda: nn.Sequential(conv(1, 2), nn.ReLU(), nn.Upsample(scale_factor=2, mode="bilinear")),
+    "own average": lambda: nn.Sequential(nn.ReLU(), nn.AvgPool2d(3, 1, 1, count_include_pad=False)),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_shift_invariant_stands_on_no_torus_and_is_bounded_otherwise(name: str):
+    torch.manual_seed(0)
+    model = REFUSED[name]().eval()
+    graph = trace(model, (1, 6, 6))
+    with pytest.raises(UnsupportedOperation):
+        on_torus(graph)
+    certificate = FourierLipSDP()(graph)
+    assert certificate.bound <= Product()(graph).bound
+    assert witness(model, (1, 6, 6), budget=Budget(seconds=0.3)).ratio <= certificate.bound
+    check_float64(certificate, graph)
+
+
+@pytest.mark.parametrize("torus", [(5, 6), (6, 5), (6, 6)])
+def test_a_torus_too_small_is_refused_with_what_it_needs(torus: tuple[int, int]):
+    graph = trace(nn.Sequential(conv(1, 1), nn.ReLU(), conv(1, 1)), (1, 6, 6))
+    with pytest.raises(UnsupportedOperation, match="at least 7"):
+        torus_form(graph, graph.input.name, graph.output.name, torus)
+
+
+def test_a_window_is_found_only_where_there_is_one():
+    graph = trace(nn.AvgPool2d(3, 2, 1), (1, 7, 7))
+    linear = graph.output.map  # type: ignore[union-attr]
+    assert isinstance(linear, Separable)
+    found = kernel(linear, "pool")
+    assert found.stride == (2, 2)
+    assert sorted(found.offsets[:, 0].unique().tolist()) == [-1, 0, 1]
+    assert float(dense(linear).sum(1).max()) == pytest.approx(1.0)
+    with pytest.raises(UnsupportedOperation, match="same window"):
+        kernel(trace(nn.AvgPool2d(3, 2, 1, count_include_pad=False), (1, 7, 7)).output.map, "p")  # type: ignore[union-attr]
+
+
+def test_a_batch_is_solved_by_the_matrices_that_matter():
+    torch.manual_seed(3)
+    model = nn.Sequential(conv(1, 4), nn.ReLU(), conv(4, 4), nn.ReLU(), conv(4, 4), nn.ReLU(), conv(4, 2)).eval()
+    graph = trace(model, (1, 11, 11))
+    form = on_torus(graph)
+    waves = form.at(form.frequencies())
+    found, whole = Exchange()(waves), InteriorPoint(1e-6)(waves)
+    assert found.rho == pytest.approx(tighten(waves, found.multipliers), rel=1e-12)
+    assert found.dual <= whole.rho * (1 + 1e-9)
+    assert whole.dual * (1 - 1e-9) <= found.rho <= found.dual * (1 + 2.1e-4)
+
+
+def test_an_inverse_network_is_cut_where_its_state_is_padded_again():
+    torch.manual_seed(0)
+    blocks = [Residual(conv(2, 4), nn.ELU(), conv(4, 2)) for _ in range(2)]
+    graph = trace(nn.Sequential(*blocks).eval(), (2, 5, 5))
+    certificate = FourierLipSDP()(graph)
+    assert isinstance(certificate.evidence, Multipliers)
+    assert len(certificate.evidence.blocks) == 2
+    product = math.prod(block.value for block in certificate.evidence.blocks)
+    assert certificate.bound == pytest.approx(product, rel=1e-12)
+    assert certificate.bound < Product()(graph).bound
+    check(certificate, graph)
