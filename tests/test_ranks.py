@@ -215,6 +215,7 @@ def test_a_rank_that_has_left_is_not_waited_for_again():
 
     first, second = simulated(2, program)
     assert isinstance(first, RankLost)
+    assert "another rank has left" in str(first)
     assert second is refused
 
 
