@@ -260,7 +260,7 @@ def certificates(over: Any) -> list[str]:
     graph = trace(network(), SHAPE)
     norms = Product(over=over)
     split = Split(LipSDP(over=over), parts=3, product=norms)
-    certifiers = norms, LipSDP(over=over), Auto(over=over), split
+    certifiers = norms, LipSDP(over=over), Auto(600.0, over=over), split
     return [norms(graph, LINF).to_json(), *(certify(graph, L2).to_json() for certify in certifiers)]
 
 

@@ -165,10 +165,13 @@ def _flops(linear: LinearMap, pair: Norms, effort: Effort) -> float:
             n, m = sorted(linear.weight.shape)
             return 2.0 * m * n * n + 6.0 * n**3
         case Conv() if pair == L2:
-            phases = math.prod(linear.stride)
-            out, into = linear.weight.shape[0] // linear.groups, linear.weight.shape[1] * phases
-            n, m = sorted((out, into))
-            half = math.prod(linear.in_shape[1:]) / phases / 2.0
-            return min(half * linear.groups * (4.0 * m * n * n + 6.0 * n**3), effort.flops)
+            frequencies, into = 0.5, linear.weight.shape[1]
+            for size, taps, stride in zip(linear.in_shape[1:], linear.weight.shape[2:], linear.stride, strict=True):
+                extent = -(-taps // stride)
+                # Small tori are looked at twice, and a single tap is the same at every frequency.
+                frequencies *= size / stride * (2.0 if size / stride <= 16 * (extent - 1) else 1.0) if extent > 1 else 1
+                into *= min(taps, stride)
+            n, m = sorted((linear.weight.shape[0] // linear.groups, into))
+            return min(frequencies * linear.groups * (4.0 * m * n * n + 6.0 * n**3), effort.flops)
         case _:
             return float(math.prod(linear.in_shape) + math.prod(linear.out_shape))
