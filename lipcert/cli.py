@@ -1,4 +1,4 @@
-"""The command line: certify, check, falsify, show. Floor 5; typer is imported nowhere else.
+"""The command line: certify, check, falsify, show. Floor 5; typer is imported here and in `lipcert.answers` only.
 
 Answers go to standard output, progress and errors to standard error. The exit status says which answer it was;
 an error inside lipcert has a status of its own, so that it can never be read as a verdict.
@@ -6,16 +6,11 @@ an error inside lipcert has a status of its own, so that it can never be read as
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
-from enum import IntEnum, StrEnum
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,17 +18,18 @@ import numpy as np
 import torch
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from lipcert import solvers
+from lipcert.answers import Status, answering, claim, details, finish, number, replacing, seated, tell, working
 from lipcert.certificate import Certificate, Validity, Witness
 from lipcert.certifiers import Auto, Certifier, LipSDP, Product
-from lipcert.check import Malformed, Reject, TooLarge, verify_files
+from lipcert.check import Reject, TooLarge, verify_files
 from lipcert.check import main as check_files
-from lipcert.errors import BudgetExceeded, CheckFailed, InvalidInput, LipcertError
+from lipcert.errors import CheckFailed, InvalidInput
 from lipcert.graph import Graph
 from lipcert.linear import Shape
 from lipcert.norms import L2, Norms
+from lipcert.ranks import Map, together
 from lipcert.recheck import check_float64
 from lipcert.report import (
     assumptions,
@@ -58,18 +54,6 @@ app = typer.Typer(
 )
 
 
-class Status(IntEnum):
-    """Exit statuses, documented in docs/cli.md."""
-
-    YES = 0  # proved, accepted, shown
-    NO = 1  # refuted, rejected
-    USAGE = 2
-    UNSUPPORTED = 3
-    UNKNOWN = 4
-    BUG = 5
-    INTERRUPTED = 130  # given by typer
-
-
 class Method(StrEnum):
     """Certifiers by name."""
 
@@ -78,10 +62,10 @@ class Method(StrEnum):
     lipsdp = "lipsdp"
 
 
-CERTIFIERS: dict[Method, Callable[[float, solvers.Progress], Certifier]] = {
-    Method.auto: lambda seconds, told: Auto(seconds, progress=told),
-    Method.product: lambda seconds, told: Product(),
-    Method.lipsdp: lambda seconds, told: LipSDP(solvers.Auto(seconds=seconds), progress=told),
+CERTIFIERS: dict[Method, Callable[[float, solvers.Progress, Map], Certifier]] = {
+    Method.auto: lambda seconds, told, over: Auto(seconds, progress=told, over=over),
+    Method.product: lambda seconds, told, over: Product(over=over),
+    Method.lipsdp: lambda seconds, told, over: LipSDP(solvers.Auto(seconds=seconds), progress=told, over=over),
 }
 SECONDS = {Method.auto: 20.0, Method.product: 0.0, Method.lipsdp: 600.0}
 
@@ -91,6 +75,9 @@ InputShape = Annotated[str, typer.Option("--input-shape", help="Shape of one sam
 FileShape = Annotated[str | None, typer.Option("--input-shape", help="Of one sample, as 1,28,28; a file may fix it.")]
 NormsText = Annotated[str, typer.Option("--norms", help="l1, l2, linf, l1->linf or l2->linf.")]
 StateDict = Annotated[Path | None, typer.Option("--state-dict", help="Weights: .pt (tensors only) or .safetensors.")]
+StateDicts = Annotated[
+    list[Path] | None, typer.Option("--state-dict", help="Weights, .pt or .safetensors; again for more checkpoints.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
@@ -106,42 +93,18 @@ def certify(
     both_sides: Annotated[bool, typer.Option("--sandwich", help="Print lower bounds too (l2).")] = False,
     progress: Annotated[bool | None, typer.Option("--progress/--no-progress", help="Iterations on stderr.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write the certificate here, weights beside it.")] = None,
-    state_dict: StateDict = None,
+    state_dict: StateDicts = None,
     as_json: AsJson = False,
 ) -> None:
     """Prove an upper bound of a model's Lipschitz constant."""
-    with answering("certify", as_json):
-        whole, model = _traced(target, input_shape, state_dict)
-        graph = picked(whole, output, margin)
-        pair = Norms.parse(norms)
-        if both_sides and pair != L2:
-            raise InvalidInput(f"--sandwich is about l2, not {pair}; leave one of the two out.")
-        if both_sides and model is None:
-            raise InvalidInput(f"--sandwich searches a model in Python for pairs; `{target}` is a file. Leave it out.")
-        time_limit = SECONDS[method] if seconds is None else seconds
-        if not time_limit >= 0.0:
-            raise InvalidInput(f"--seconds {seconds} must be >= 0.")
-        with working("bounding", progress) as say:
-            certifier = CERTIFIERS[method](time_limit, lambda *numbers: say(iteration(*numbers)))
-            found = _sandwich(following(model, whole, graph), graph, certifier) if both_sides and model else None
-            certificate = certifier(graph, pair) if found is None else found.certificate
-        files = () if out is None else (out, save_certificate(certificate, graph, out))
-        proved = certificate.validity is Validity.RIGOROUS
-        verdict = "PROVED" if proved else "UNKNOWN"
-        fields = {
-            "target": target,
-            "input_shape": list(graph.input.shape),
-            **_claim(certificate),
-            "assumptions": list(assumptions(graph)),
-            "files": [str(file) for file in files],
-        }
-        if found is not None:
-            fields |= {"witness": found.witness.ratio, "pattern": found.pattern, "dual": found.dual}
-            fields |= {"parts": found.parts}
-        text = f"Lip(f; {pair}) <= {format_up(certificate.bound)}\n{_details(fields)}"
-        if found is not None:
-            text = f"{report_sandwich(found)}\n{_details({**fields, 'method': '', 'validity': ''})}"
-        finish("certify", verdict, fields, text, as_json, Status.YES if proved else Status.UNKNOWN)
+    with answering("certify", as_json), seated() as over, answering("certify", as_json):
+        asked = _Question(target, input_shape, norms, method, seconds, output, margin, both_sides, progress)
+        weights = state_dict or [None]
+        with together(over):
+            answers = [_one(asked, weights[0], out, over)] if len(weights) == 1 else _each(asked, weights, out, over)
+        for answer in answers:
+            tell("certify", answer.verdict, answer.fields, answer.text, as_json, answer.status)
+        raise typer.Exit(max(answer.status for answer in answers))
 
 
 @app.command()
@@ -167,7 +130,7 @@ def check(
             hint = "\n  Exact arithmetic is meant for small networks; try --float64." if unknown else ""
             verdict, status = ("UNKNOWN", Status.UNKNOWN) if unknown else ("REJECTED", Status.NO)
             finish("check", verdict, {**fields, "reason": str(reason)}, f"{reason}{hint}", as_json, status)
-        text = f"Lip(f; {proven['norms']}) <= {format_up(proven['bound'])}\n{_details({**fields, **proven})}"
+        text = f"Lip(f; {proven['norms']}) <= {format_up(proven['bound'])}\n{details({**fields, **proven})}"
         finish("check", "ACCEPTED", {**fields, **proven, "reason": ""}, text, as_json, Status.YES)
 
 
@@ -201,7 +164,7 @@ def falsify(
             "input_shape": list(shape),
             "norms": str(pair),
             "claimed": bound,
-            **_number("ratio", found.ratio),
+            **number("ratio", found.ratio),
             "distance": float(torch.linalg.vector_norm((found.x - found.y).flatten(), pair.p)),
             "rounds": rounds,
             "seed": seed,
@@ -209,7 +172,7 @@ def falsify(
         }
         says = f"two inputs with |f(x) - f(y)| / |x - y| >= {format_down(found.ratio)} ({pair}); claimed {bound!r}"
         verdict, status = ("REFUTED", Status.NO) if refuted else ("UNKNOWN", Status.UNKNOWN)
-        finish("falsify", verdict, fields, f"{says}\n{_details(fields)}", as_json, status)
+        finish("falsify", verdict, fields, f"{says}\n{details(fields)}", as_json, status)
 
 
 @app.command()
@@ -236,7 +199,7 @@ def show(
             with replacing(plot) as temporary:
                 plot_layers(graph, certificate, temporary)
         fields = {
-            **_claim(certificate),
+            **claim(certificate),
             "assumptions": list(assumptions(graph)),
             "layers": layers,
             "files": [] if plot is None else [str(plot)],
@@ -244,7 +207,7 @@ def show(
         if as_json:
             finish("show", "SHOWN", fields, "", as_json, Status.YES)
         Console().print(layer_table(graph, certificate))
-        typer.echo(_details({**fields, "layers": [], "validity": ""}))
+        typer.echo(details({**fields, "layers": [], "validity": ""}))
 
 
 def main() -> None:
@@ -257,69 +220,132 @@ def check_main() -> int:
     return check_files(sys.argv[1:])
 
 
-@contextmanager
-def answering(command: str, as_json: bool) -> Iterator[None]:
-    """Turn refusals into a message and an exit status; an unforeseen error keeps its traceback."""
-    try:
-        yield
-    except (typer.Exit, typer.Abort):
-        raise
-    except Exception as error:
-        status = _status(error)
-        if as_json:
-            kind = type(error).__name__
-            typer.echo(json.dumps({"command": command, "verdict": "ERROR", "error": kind, "message": str(error)}))
-        if status is Status.BUG:
-            typer.echo(traceback.format_exc(), err=True)
-            message = "This is an error inside lipcert, not an answer about the model; please report it."
-            typer.secho(message, fg="red", err=True)
-        else:
-            typer.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
-        raise typer.Exit(status) from None
+@dataclass(frozen=True)
+class _Network:
+    """What a command line names: all of it, the outputs asked for, and the model where it is one in Python."""
+
+    whole: Graph
+    graph: Graph
+    model: torch.nn.Module | None
 
 
-def finish(command: str, verdict: str, fields: dict[str, Any], text: str, as_json: bool, status: Status) -> None:
-    """Print the answer in one of its two forms and leave with its status."""
-    if as_json:
-        typer.echo(json.dumps({"command": command, "verdict": verdict, **fields}, allow_nan=False))
-    else:
-        colour = {Status.YES: "green", Status.NO: "red"}.get(status, "yellow")
-        typer.echo(f"{typer.style(verdict, fg=colour, bold=True)}  {text}".rstrip())
-    raise typer.Exit(status)
+@dataclass(frozen=True)
+class _Answer:
+    """A certificate and what is said of it."""
+
+    certificate: Certificate
+    fields: dict[str, Any]
+    found: str
+
+    @property
+    def status(self) -> Status:
+        return Status.YES if self.certificate.validity is Validity.RIGOROUS else Status.UNKNOWN
+
+    @property
+    def verdict(self) -> str:
+        return "PROVED" if self.status is Status.YES else "UNKNOWN"
+
+    @property
+    def text(self) -> str:
+        # The report of both sides has the method and the validity in its lines.
+        said = {"method": "", "validity": ""} if "witness" in self.fields else {}
+        return f"{self.found}\n{details({**self.fields, **said})}"
+
+    def with_files(self, *files: Path) -> _Answer:
+        return replace(self, fields={**self.fields, "files": [str(file) for file in files]})
 
 
-@contextmanager
-def working(doing: str, shown: bool | None = None) -> Iterator[Callable[[str], None]]:
-    """A spinner with elapsed time on standard error while the body runs, and a function that says what it is at.
+@dataclass(frozen=True)
+class _Question:
+    """What `certify` is asked about every checkpoint."""
 
-    Args:
-        doing: What the body does.
-        shown: Where standard error is no terminal, ``True`` prints what is said line by line. Default: only there.
+    target: str
+    input_shape: str | None
+    norms: str
+    method: Method
+    seconds: float | None
+    output: int | None
+    margin: str
+    both_sides: bool
+    progress: bool | None
+
+    def load(self, weights: Path | None) -> _Network:
+        whole, model = _traced(self.target, self.input_shape, weights)
+        return _Network(whole, picked(whole, self.output, self.margin), model)
+
+    def bound(self, network: _Network, over: Map, **named: str) -> _Answer:
+        graph, model, pair = network.graph, network.model, Norms.parse(self.norms)
+        if self.both_sides and pair != L2:
+            raise InvalidInput(f"--sandwich is about l2, not {pair}; leave one of the two out.")
+        if self.both_sides and model is None:
+            raise InvalidInput(
+                f"--sandwich searches a model in Python for pairs; `{self.target}` is a file. Leave it out."
+            )
+        time_limit = SECONDS[self.method] if self.seconds is None else self.seconds
+        if not time_limit >= 0.0:
+            raise InvalidInput(f"--seconds {self.seconds} must be >= 0.")
+        with working("bounding", self.progress) as say:
+            certifier = CERTIFIERS[self.method](time_limit, lambda *numbers: say(iteration(*numbers)), over)
+            sides = None
+            if self.both_sides and model is not None:
+                sides = _sandwich(following(model, network.whole, graph), graph, certifier)
+            certificate = certifier(graph, pair) if sides is None else sides.certificate
+        fields = {
+            "target": self.target,
+            **named,
+            "input_shape": list(graph.input.shape),
+            **claim(certificate),
+            "assumptions": list(assumptions(graph)),
+            "files": [],
+        }
+        if sides is None:
+            return _Answer(certificate, fields, f"Lip(f; {pair}) <= {format_up(certificate.bound)}")
+        fields |= {"witness": sides.witness.ratio, "pattern": sides.pattern, "dual": sides.dual, "parts": sides.parts}
+        return _Answer(certificate, fields, report_sandwich(sides))
+
+
+def _one(asked: _Question, weights: Path | None, out: Path | None, over: Map) -> _Answer:
+    """The answer about one network; layers and parts are dealt out. The first rank writes."""
+    network = asked.load(weights)
+    answer = asked.bound(network, over)
+    if out is None:
+        return answer
+    written = over(lambda path: save_certificate(answer.certificate, network.graph, path), [out])
+    return answer.with_files(out, *written)
+
+
+def _each(asked: _Question, checkpoints: Sequence[Path | None], out: Path | None, over: Map) -> list[_Answer]:
+    """The answers about several checkpoints, dealt out whole. The first rank writes, after all are bounded."""
+    names = [str(path) for path in checkpoints]
+    files = None if out is None else over(lambda folder: _files(folder, names), [out])[0]
+    about = f"checkpoints {names} of {asked}"
+    answers = over(lambda name: asked.bound(asked.load(Path(name)), over, state_dict=name), names, about=about)
+    if files is None:
+        return answers
+
+    def write(paths: Sequence[Path]) -> list[Path]:
+        each = zip(answers, names, paths, strict=True)
+        return [save_certificate(a.certificate, asked.load(Path(name)).graph, path) for a, name, path in each]
+
+    written = over(write, [files])[0]
+    return [answer.with_files(*both) for answer, *both in zip(answers, files, written, strict=True)]
+
+
+def _files(folder: Path, checkpoints: Sequence[str]) -> list[Path]:
+    """Where the certificates of several checkpoints go: called as these, in one folder.
+
+    Raises:
+        InvalidInput: If there is no such folder, two would be one file, or a checkpoint would be overwritten.
     """
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    animated = console.is_terminal and shown is not False
-    with Progress(*columns, console=console, transient=True, disable=not animated) as bar:
-        task = bar.add_task(doing, total=None)
-
-        def say(text: str) -> None:
-            if animated:
-                bar.update(task, description=f"{doing}: {text}")
-            elif shown:
-                typer.echo(f"{doing}: {text}", err=True)
-
-        yield say
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` that becomes ``path`` if the body succeeds and vanishes if it does not."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    if not folder.is_dir():
+        raise InvalidInput(f"with several --state-dict, --out is a folder that exists; `{folder}` is none.")
+    files = [folder / f"{Path(name).stem}.json" for name in checkpoints]
+    weights = {path.with_suffix(".safetensors").resolve() for path in files}
+    if len(weights) < len(files):
+        raise InvalidInput(f"two of {list(checkpoints)} have one name, and so would their certificates; rename one.")
+    if lost := [name for name in checkpoints if Path(name).resolve() in weights]:
+        raise InvalidInput(f"certificates in `{folder}` would overwrite {lost}; name another folder.")
+    return files
 
 
 def _traced(target: str, input_shape: str | None, state_dict: Path | None) -> tuple[Graph, torch.nn.Module | None]:
@@ -349,50 +375,10 @@ def _search(
 
 def _check_exactly(certificate: Path, weights: Path) -> dict[str, Any]:
     accepted = verify_files(str(certificate), str(weights))
-    return {"norms": accepted.norms, **_number("bound", accepted.bound), "assumptions": list(accepted.assumptions)}
+    return {"norms": accepted.norms, **number("bound", accepted.bound), "assumptions": list(accepted.assumptions)}
 
 
 def _check_float64(certificate: Path, weights: Path) -> dict[str, Any]:
     graph = graph_from_document(*read_network(weights))
     checked = check_float64(load_certificate(certificate), graph)
-    return {"norms": str(checked.norms), **_number("bound", checked.bound), "assumptions": list(assumptions(graph))}
-
-
-def _claim(certificate: Certificate) -> dict[str, Any]:
-    return {
-        "norms": str(certificate.norms),
-        **_number("bound", certificate.bound),
-        "validity": certificate.validity.name,
-        "method": certificate.method,
-        "network": certificate.network,
-    }
-
-
-def _number(name: str, value: float) -> dict[str, Any]:
-    """A number for JSON twice: as decimal text that reads back exactly, and in hexadecimal."""
-    return {name: value if math.isfinite(value) else None, f"{name}_hex": value.hex()}
-
-
-def _details(fields: dict[str, Any]) -> str:
-    """What is not empty and not in the headline, one line each."""
-    said = ("bound", "bound_hex", "ratio", "ratio_hex", "norms", "claimed")
-    shown = {name: value for name, value in fields.items() if name not in said and value not in ([], "", None)}
-    return "\n".join(f"  {name:<12} {_words(value)}" for name, value in shown.items())
-
-
-def _words(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _status(error: Exception) -> Status:
-    match error:
-        case BudgetExceeded() | TooLarge():
-            return Status.UNKNOWN
-        case InvalidInput() | Malformed() | OSError():
-            return Status.USAGE
-        case CheckFailed() | Reject():
-            return Status.NO
-        case LipcertError():
-            return Status.UNSUPPORTED
-        case _:
-            return Status.BUG
+    return {"norms": str(checked.norms), **number("bound", checked.bound), "assumptions": list(assumptions(graph))}

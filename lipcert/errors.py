@@ -42,6 +42,10 @@ class BudgetExceeded(LipcertError):
     """The work was estimated first and is over the budget; the message carries the number."""
 
 
+class RankLost(LipcertError):
+    """A process of a job with several is gone, so the work is incomplete and there is no answer."""
+
+
 class CheckFailed(LipcertError):
     """The independent checker does not accept the certificate for this network."""
 

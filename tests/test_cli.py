@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -201,6 +202,70 @@ def test_weights_come_from_a_state_dict(folder: Path, suffix: str):
     path = folder / f"weights{suffix}"
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
     assert 8.0 <= answer(certified("--state-dict", path.name, "--json"))["bound"] < 8.0000001
+
+
+@pytest.fixture
+def checkpoints(folder: Path) -> tuple[str, ...]:
+    """Three checkpoints of one model in a folder, as options, and a folder for what is proved of them."""
+    (folder / "runs").mkdir()
+    (folder / "proved").mkdir()
+    for scale in (2, 3, 4):
+        torch.save({"0.weight": scale * torch.eye(2)}, folder / "runs" / f"step{scale}.pt")
+    return tuple(text for scale in (2, 3, 4) for text in ("--state-dict", f"runs/step{scale}.pt"))
+
+
+def test_several_checkpoints_are_answered_in_order_and_as_each_alone(folder: Path, checkpoints: tuple[str, ...]):
+    result = certified(*checkpoints, "--out", "proved", "--json")
+    assert result.exit_code == 0
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(rows) == 3
+    for scale, found in zip((2, 3, 4), rows, strict=True):
+        name, files = f"runs/step{scale}.pt", [f"proved/step{scale}.json", f"proved/step{scale}.safetensors"]
+        alone = answer(certified("--state-dict", name, "--out", "alone.json", "--json"))
+        assert found == {**alone, "state_dict": name, "files": files}
+        assert Path(files[0]).read_bytes() == Path("alone.json").read_bytes()
+        assert run("check", files[0]).exit_code == 0
+    text = certified(*checkpoints).stdout
+    assert text.count("PROVED  Lip(f; l2->l2) <= ") == 3
+    assert [line.split()[1] for line in text.splitlines() if "state_dict" in line] == list(checkpoints[1::2])
+
+
+def test_both_sides_are_shown_of_every_checkpoint(folder: Path, checkpoints: tuple[str, ...]):
+    rows = [json.loads(line) for line in certified(*checkpoints, "--sandwich", "--json").stdout.splitlines()]
+    assert all(scale - 1e-6 < row["witness"] <= row["bound"] for scale, row in zip((2, 3, 4), rows, strict=True))
+
+
+def test_several_certificates_need_a_folder_in_which_nothing_is_lost(folder: Path, checkpoints: tuple[str, ...]):
+    (folder / "runs" / "again").mkdir()
+    save_file({"0.weight": torch.eye(2)}, folder / "runs" / "step5.safetensors")
+    torch.save({"0.weight": torch.eye(2)}, folder / "runs" / "again" / "step2.pt")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for more, out, says in (
+        ((), "cert.json", "is a folder that exists"),
+        ((), "nowhere", "is a folder that exists"),
+        (("--state-dict", "runs/again/step2.pt"), "proved", "have one name"),
+        (("--state-dict", "runs/step5.safetensors"), "runs", "would overwrite ['runs/step5.safetensors']"),
+        (("--state-dict", "runs/missing.pt"), "proved", "cannot read weights"),
+    ):
+        result = certified(*checkpoints, *more, "--out", out)
+        assert result.exit_code == 2
+        assert says in result.stderr
+        assert result.stdout == ""
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_one_checkpoint_that_is_not_proved_is_seen_in_the_status(
+    folder: Path, checkpoints: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+):
+    def numerical(graph: object, norms: object) -> Certificate:
+        found = cli.Product()(graph, norms)
+        return replace(found, validity=Validity.NUMERICAL if 2.5 < found.bound < 3.5 else found.validity)
+
+    monkeypatch.setitem(cli.CERTIFIERS, cli.Method.auto, lambda *_: numerical)
+    result = certified(*checkpoints, "--json")
+    assert result.exit_code == 4
+    verdicts = [json.loads(line)["verdict"] for line in result.stdout.splitlines()]
+    assert verdicts == ["PROVED", "UNKNOWN", "PROVED"]
 
 
 def test_a_checkpoint_that_would_run_code_is_not_read(folder: Path):

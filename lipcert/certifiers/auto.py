@@ -12,6 +12,7 @@ from lipcert.certifiers.split import Outline, Split, unknowns
 from lipcert.graph import Graph
 from lipcert.lmi import Multipliers, NormalForm
 from lipcert.norms import L2, Norms
+from lipcert.ranks import Map, in_process
 from lipcert.solvers import Progress, Solution
 from lipcert.solvers.solution import silent
 
@@ -30,6 +31,7 @@ class Auto:
         largest: Most unknowns of a part, counted as `Split` does.
         product: Bounds what has no quadratic constraint.
         progress: As for `LipSDP`.
+        over: As for `LipSDP`.
 
     Raises:
         UnsupportedOperation: If a node has no Lipschitz constant in the norms asked for.
@@ -46,6 +48,7 @@ class Auto:
     largest: int = 2000
     product: Product = field(default_factory=Product)
     progress: Progress = field(default=silent, repr=False, compare=False)
+    over: Map = field(default=in_process, repr=False, compare=False)
 
     def __call__(self, graph: Graph, norms: Norms = L2) -> Certificate:
         """Certify a graph; shapes and norms are those of the graph's input and output without batch."""
@@ -61,20 +64,21 @@ class Auto:
             return self._layerwise(graph, norms, "nothing bends between two linear maps")
         if max(whole) <= self.largest:
             why = f"{sum(whole)} unknowns in {len(whole)} part{'s' if whole[1:] else ''}"
-            return _because(why, LipSDP(self._solver(whole), self.product, self.progress).solve(graph))
+            return _because(why, self._inner(whole).solve(graph))
         sizes = [size for ends in outline.cheapest(self.largest, None) for size in outline.unknowns(*ends)]
         fitting = [size for size in sizes if size <= self.largest]
         why = f"{max(whole)} unknowns, over {self.largest}"
         if not fitting:
             return self._layerwise(graph, norms, why)
-        inner = LipSDP(self._solver(fitting), self.product, self.progress)
-        return _because(why, Split(inner, largest=self.largest, product=self.product).solve(graph))
+        product = self.product.shared(self.over)
+        return _because(why, Split(self._inner(fitting), largest=self.largest, product=product).solve(graph))
 
     def _layerwise(self, graph: Graph, norms: Norms, why: str) -> Solved:
-        return _because(why, Solved(self.product(graph, norms)))
+        return _because(why, Solved(self.product.shared(self.over)(graph, norms)))
 
-    def _solver(self, sizes: list[int]) -> solvers.Solver:
-        return _Shares(self.seconds, sum(map(_work, sizes)))
+    def _inner(self, sizes: list[int]) -> LipSDP:
+        solver = _Shares(self.seconds, sum(map(_work, sizes)))
+        return LipSDP(solver, self.product, self.progress, self.over)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from lipcert.lmi import NormalForm, normal_form, prove
 from lipcert.lmi.groups import constrained
 from lipcert.lmi.normal_form import between, neurons
 from lipcert.norms import L2, Norms
+from lipcert.ranks import Map, in_process
 from lipcert.solvers import Auto, Progress, Recursion, Solution, Solver
 from lipcert.solvers.solution import silent
 
@@ -64,6 +65,8 @@ class LipSDP:
         product: Bounds what has no quadratic constraint.
         progress: Told of every iteration: its number, the squared bound so far of the part at hand, and what no
             multipliers can go below, squared.
+        over: Where the parts are solved and proved, and the norms of ``product`` unless it says so itself. Default: in
+            this process.
 
     Raises:
         UnsupportedOperation: If the norms are not l2 to l2, or a node has no Lipschitz constant.
@@ -87,6 +90,7 @@ class LipSDP:
     solver: Solver = field(default_factory=Auto)
     product: Product = field(default_factory=Product)
     progress: Progress = field(default=silent, repr=False, compare=False)
+    over: Map = field(default=in_process, repr=False, compare=False)
 
     def __call__(self, graph: Graph, norms: Norms = L2) -> Certificate:
         """Certify a graph; shapes are those of the graph's input and output without batch."""
@@ -95,15 +99,28 @@ class LipSDP:
     def solve(self, graph: Graph, norms: Norms = L2) -> Solved:
         """Certify a graph, and hand out what the solver found besides: dual bounds, multipliers, iterations."""
         require_l2(norms, "LipSDP")
-        layerwise = self.product(graph, norms)
+        layerwise = self.product.shared(self.over)(graph, norms)
         found = self.solved(graph, parts(graph))
         certificate = assembled(graph, layerwise, [part.block for part in found], f"LipSDP: {methods(found)}")
         return Solved(certificate, () if certificate is layerwise else found)
 
     def solved(self, graph: Graph, ends: Iterable[tuple[str, str]]) -> tuple[Part, ...]:
         """Bound parts of a graph; those for which nothing is proven are left out."""
-        found = [self.part(normal_form(graph, *pair), *pair) for pair in ends]
-        return tuple(part for part in found if part is not None)
+        items = [(normal_form(graph, *pair), *pair) for pair in ends]
+
+        def found(item: tuple[NormalForm, str, str]) -> tuple[Solution, Block] | None:
+            part = self.part(*item)
+            return None if part is None else (part.solution, part.block)
+
+        # Forms hold matrices and are made everywhere; what was found is shared, as a solver may have been stopped.
+        answers = self.over(
+            found,
+            items,
+            about=f"parts {[item[1:] for item in items]} of the network {graph.digest()}",
+            cost=lambda item: float(item[0].inputs + item[0].neurons) ** 3,
+        )
+        pairs = zip(items, answers, strict=True)
+        return tuple(Part(form, *answer) for (form, *_), answer in pairs if answer is not None)
 
     def part(self, form: NormalForm, source: str, target: str, start: Numbers | None = None) -> Part | None:
         """Bound the part of a graph between two nodes, given in normal form; ``None`` if nothing is proven.
