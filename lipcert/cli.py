@@ -22,7 +22,7 @@ from rich.console import Console
 from lipcert import solvers
 from lipcert.answers import Status, answering, claim, details, finish, number, replacing, seated, tell, working
 from lipcert.certificate import Certificate, Validity, Witness
-from lipcert.certifiers import Auto, Certifier, LipSDP, Product
+from lipcert.certifiers import Auto, Certifier, FourierLipSDP, LipSDP, Product
 from lipcert.check import Reject, TooLarge, verify_files
 from lipcert.check import main as check_files
 from lipcert.errors import CheckFailed, InvalidInput
@@ -60,14 +60,16 @@ class Method(StrEnum):
     auto = "auto"
     product = "product"
     lipsdp = "lipsdp"
+    fourier = "fourier"
 
 
 CERTIFIERS: dict[Method, Callable[[float, solvers.Progress, Map], Certifier]] = {
     Method.auto: lambda seconds, told, over: Auto(seconds, progress=told, over=over),
     Method.product: lambda seconds, told, over: Product(over=over),
     Method.lipsdp: lambda seconds, told, over: LipSDP(solvers.Auto(seconds=seconds), progress=told, over=over),
+    Method.fourier: lambda seconds, told, over: FourierLipSDP(seconds, progress=told, over=over),
 }
-SECONDS = {Method.auto: 20.0, Method.product: 0.0, Method.lipsdp: 600.0}
+SECONDS = {Method.auto: 20.0, Method.product: 0.0, Method.lipsdp: 600.0, Method.fourier: 300.0}
 
 Target = Annotated[str, typer.Argument(help="package.module:factory, a model or a function that returns one.")]
 Network = Annotated[str, typer.Argument(help="package.module:factory, or a .pt2 or .onnx file.")]

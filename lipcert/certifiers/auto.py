@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from lipcert import solvers
 from lipcert.certificate import Certificate
+from lipcert.certifiers.fourier import FourierLipSDP, TorusOutline
 from lipcert.certifiers.lipsdp import LipSDP, Solved
 from lipcert.certifiers.product import Product
 from lipcert.certifiers.split import Outline, Split, unknowns
@@ -21,9 +22,10 @@ from lipcert.solvers.solution import silent
 class Auto:
     """The tightest bound that a stated time buys; never looser than `Product`.
 
-    In l2, `LipSDP` of the whole if its largest part has at most ``largest`` unknowns, otherwise `Split` into parts that
-    have; `Product` in other norms, and where every part is over the cap or nothing bends between two linear maps. The
-    choice depends on sizes only, and the method says what was chosen and why. The time stops the solver, not the norms
+    In l2, `LipSDP` of the whole if its largest part has at most ``largest`` unknowns; otherwise `FourierLipSDP` if a
+    part is convolutional, or `Split` into parts that are small enough; `Product` in other norms, and where every part
+    is over the cap or nothing bends between two linear maps. The choice depends on sizes and on the kinds of nodes, and
+    the method says what was chosen and why. The time stops the solver, not the norms
     and not the proof; whether it does depends on the machine, and the bound is then a valid one that is less tight.
 
     Args:
@@ -68,9 +70,12 @@ class Auto:
         sizes = [size for ends in outline.cheapest(self.largest, None) for size in outline.unknowns(*ends)]
         fitting = [size for size in sizes if size <= self.largest]
         why = f"{max(whole)} unknowns, over {self.largest}"
+        product = self.product.shared(self.over)
+        waves = FourierLipSDP(self.seconds, dense=self.largest, product=product, progress=self.progress, over=self.over)
+        if any(stretch.torus for stretch in TorusOutline(graph).stretches(waves.largest, waves.dense)):
+            return _because(why, waves.solve(graph))
         if not fitting:
             return self._layerwise(graph, norms, why)
-        product = self.product.shared(self.over)
         return _because(why, Split(self._inner(fitting), largest=self.largest, product=product).solve(graph))
 
     def _layerwise(self, graph: Graph, norms: Norms, why: str) -> Solved:

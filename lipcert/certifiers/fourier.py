@@ -15,14 +15,15 @@ from lipcert.certifiers.product import Product
 from lipcert.certifiers.split import Outline, subgraph
 from lipcert.errors import UnsupportedOperation
 from lipcert.graph import Graph
-from lipcert.lmi import reduced
+from lipcert.lmi import normal_form, reduced
 from lipcert.lmi.layout import layout
 from lipcert.lmi.normal_form import neurons
 from lipcert.lmi.taps import Kernel
 from lipcert.lmi.torus import torus_form
 from lipcert.lmi.waves import prove_on
 from lipcert.norms import L2, Norms
-from lipcert.solvers import Exchange, Progress
+from lipcert.ranks import Map, in_process
+from lipcert.solvers import Exchange, Progress, Solution
 from lipcert.solvers.solution import silent
 
 
@@ -49,6 +50,7 @@ class FourierLipSDP:
         dense: Most unknowns, counted as `Split` does, of what is left to `LipSDP`.
         product: Bounds what has no quadratic constraint.
         progress: As for `LipSDP`.
+        over: Where the parts are solved, and frequencies proved a few at a time. Default: in this process.
 
     Raises:
         UnsupportedOperation: If the norms are not l2 to l2, or a node has no Lipschitz constant.
@@ -75,6 +77,7 @@ class FourierLipSDP:
     dense: int = 2000
     product: Product = field(default_factory=Product)
     progress: Progress = field(default=silent, repr=False, compare=False)
+    over: Map = field(default=in_process, repr=False, compare=False)
 
     def __call__(self, graph: Graph, norms: Norms = L2) -> Certificate:
         """Certify a graph; shapes are those of the graph's input and output without batch."""
@@ -83,32 +86,44 @@ class FourierLipSDP:
     def solve(self, graph: Graph, norms: Norms = L2) -> Solved:
         """Certify a graph, and hand out what the solvers found besides."""
         require_l2(norms, "FourierLipSDP")
-        layerwise = self.product(graph, norms)
-        outline = TorusOutline(graph)
-        pieces = outline.pieces(self.largest, self.dense)
-        total = sum(work for *_, work in pieces)
-        found = []
-        for begin, end, torus, work in pieces:
-            seconds = self.seconds * (0.2 / len(pieces) + 0.8 * work / total)
-            found += self._torus(graph, begin, end, seconds) if torus else self._dense(graph, begin, end, seconds)
-        found = [part for part in found if part.block.value < _layerwise(graph, layerwise, part.block)]
-        method = f"FourierLipSDP: {methods(found)}"
-        certificate = assembled(graph, layerwise, [part.block for part in found], method)
-        return Solved(certificate, () if certificate is layerwise else tuple(found))
+        layerwise = self.product.shared(self.over)(graph, norms)
+        stretches = TorusOutline(graph).stretches(self.largest, self.dense)
+        solved = self.over(
+            lambda stretch: self._solved(graph, stretch, self._share(stretch, stretches)),
+            stretches,
+            about=f"stretches {[stretch.ends for stretch in stretches]} of the network {graph.digest()}",
+            cost=lambda stretch: stretch.work,
+        )
+        parts = [self._part(graph, *each) for each in zip(stretches, solved, strict=True)]
+        found = tuple(p for p in parts if p is not None and p.block.value < _layerwise(graph, layerwise, p.block))
+        certificate = assembled(graph, layerwise, [part.block for part in found], f"FourierLipSDP: {methods(found)}")
+        return Solved(certificate, () if certificate is layerwise else found)
 
-    def _torus(self, graph: Graph, source: str, target: str, seconds: float) -> list[Part]:
-        form = torus_form(graph, source, target)
+    def _share(self, stretch: Stretch, stretches: Sequence[Stretch]) -> float:
+        work = stretch.work / sum(each.work for each in stretches)
+        return self.seconds * (0.2 / len(stretches) + 0.8 * work)
+
+    def _solved(self, graph: Graph, stretch: Stretch, seconds: float) -> tuple[Solution, Block | None]:
+        """Multipliers of a stretch, and of a dense one also its proof."""
+        if stretch.torus:
+            form = torus_form(graph, *stretch.ends)
+            return Exchange(self.gap, seconds=seconds)(form.at(form.frequencies()), None, self.progress), None
+        inner = LipSDP(solvers.Auto(gap=self.gap, seconds=seconds), progress=self.progress)
+        part = inner.part(normal_form(graph, *stretch.ends), *stretch.ends)
+        nothing = Solution({}, math.inf, 0.0, 0, "")
+        return (nothing, None) if part is None else (part.solution, part.block)
+
+    def _part(self, graph: Graph, stretch: Stretch, solved: tuple[Solution, Block | None]) -> Part | None:
+        solution, block = solved
+        if not stretch.torus:
+            return None if block is None else Part(normal_form(graph, *stretch.ends), solution, block)
+        form = torus_form(graph, *stretch.ends)
         small = reduced(form.at(form.frequencies()))
-        solution = Exchange(self.gap, seconds=seconds)(small, None, self.progress)
-        value, multipliers = prove_on(form, small, solution.multipliers)
+        value, multipliers = prove_on(form, small, solution.multipliers, over=self.over)
         if not math.isfinite(value):
-            return []
+            return None
         numbers = {name: tuple(lam.tolist()) for name, lam in multipliers.items()}
-        return [Part(small, solution, Block(source, target, value, numbers, form.torus))]
-
-    def _dense(self, graph: Graph, source: str, target: str, seconds: float) -> list[Part]:
-        inner = LipSDP(solvers.Auto(gap=self.gap, seconds=seconds), self.product, self.progress)
-        return list(inner.solved(graph, [(source, target)]))
+        return Part(small, solution, Block(*stretch.ends, value, numbers, form.torus))
 
 
 def _layerwise(graph: Graph, layerwise: Certificate, block: Block) -> float:
@@ -117,6 +132,15 @@ def _layerwise(graph: Graph, layerwise: Certificate, block: Block) -> float:
     names = {node.name for node in part} - {block.source}
     gains = [gain for gain in layerwise.evidence.items if names.issuperset(gain.path)]
     return node_bounds(part, gains, L2)[block.target]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part between two nodes, whether it stands on a torus or has a dense constraint, and about what that costs."""
+
+    ends: tuple[str, str]
+    torus: bool
+    work: float
 
 
 class TorusOutline(Outline):
@@ -129,8 +153,8 @@ class TorusOutline(Outline):
         self._kernels: dict[str, Kernel] = {}
         self._known: dict[tuple[int, int], tuple[int, int] | None] = {}
 
-    def pieces(self, largest: int, dense: int) -> list[tuple[str, str, bool, float]]:
-        """Stretches, whether each is for the torus or for a dense constraint, and about what it costs."""
+    def stretches(self, largest: int, dense: int) -> list[Stretch]:
+        """What stands on a torus, and what is left to dense constraints."""
         found, left = [], []
         for a, b in self.cheapest(largest, None):
             i, j = self._trimmed(a, b)
@@ -146,7 +170,7 @@ class TorusOutline(Outline):
                 size = self._unknowns(i, j)
                 if size <= dense:
                     found.append((i, j, False, 30.0 * size**3))
-        return [(self.names[i], self.names[j], torus, work) for i, j, torus, work in sorted(found)]
+        return [Stretch((self.names[i], self.names[j]), torus, work) for i, j, torus, work in sorted(found)]
 
     def _price(self, a: int, b: int, largest: int) -> tuple[int, int] | None:
         """Whether a stretch does not fit a torus, and its cost; ``None`` if it can be cut and has to be."""

@@ -16,6 +16,7 @@ from lipcert.lmi import Multipliers as Numbers
 from lipcert.lmi import NormalForm, normal_form, prove
 from lipcert.lmi.groups import constrained
 from lipcert.lmi.normal_form import between, neurons
+from lipcert.lmi.sharing import PerChannel, shared
 from lipcert.norms import L2, Norms
 from lipcert.ranks import Map, in_process
 from lipcert.solvers import Auto, Progress, Recursion, Solution, Solver
@@ -65,6 +66,8 @@ class LipSDP:
         product: Bounds what has no quadratic constraint.
         progress: Told of every iteration: its number, the squared bound so far of the part at hand, and what no
             multipliers can go below, squared.
+        sharing: Which neurons of an image share a multiplier; fewer multipliers are found faster and bound less
+            tightly. Default: none.
         over: Where the parts are solved and proved, and the norms of ``product`` unless it says so itself. Default: in
             this process.
 
@@ -91,6 +94,7 @@ class LipSDP:
     product: Product = field(default_factory=Product)
     progress: Progress = field(default=silent, repr=False, compare=False)
     over: Map = field(default=in_process, repr=False, compare=False)
+    sharing: PerChannel | None = None
 
     def __call__(self, graph: Graph, norms: Norms = L2) -> Certificate:
         """Certify a graph; shapes are those of the graph's input and output without batch."""
@@ -106,7 +110,7 @@ class LipSDP:
 
     def solved(self, graph: Graph, ends: Iterable[tuple[str, str]]) -> tuple[Part, ...]:
         """Bound parts of a graph; those for which nothing is proven are left out."""
-        items = [(normal_form(graph, *pair), *pair) for pair in ends]
+        items = [(self._form(graph, *pair), *pair) for pair in ends]
 
         def found(item: tuple[NormalForm, str, str]) -> tuple[Solution, Block] | None:
             part = self.part(*item)
@@ -122,6 +126,12 @@ class LipSDP:
         pairs = zip(items, answers, strict=True)
         return tuple(Part(form, *answer) for (form, *_), answer in pairs if answer is not None)
 
+    def _form(self, graph: Graph, source: str, target: str) -> NormalForm:
+        form = normal_form(graph, source, target)
+        if self.sharing is None:
+            return form
+        return shared(form, {node.name: node.shape for node in graph}, self.sharing)
+
     def part(self, form: NormalForm, source: str, target: str, start: Numbers | None = None) -> Part | None:
         """Bound the part of a graph between two nodes, given in normal form; ``None`` if nothing is proven.
 
@@ -135,7 +145,10 @@ class LipSDP:
         value, multipliers = prove(form, solution.multipliers, Recursion()(form).multipliers)
         if not math.isfinite(value):
             return None
-        numbers = {name: tuple(lam.tolist()) for name, lam in multipliers.items()}
+        each = {layer.name: multipliers[layer.name] for layer in form.layers}
+        if self.sharing is not None:  # what layers that sort share, they share in the certificate, too
+            each |= {x.name: x.spread(each[x.name]) for x in form.layers if x.kept is None}
+        numbers = {name: tuple(lam.tolist()) for name, lam in each.items()}
         return Part(form, solution, Block(source, target, value, numbers))
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lipcert.lmi import Multipliers, NormalForm, Signal, reduced, spectrum
+from lipcert.lmi import Multipliers, NormalForm, Signal, reduced, spectrum, tighten
 from lipcert.lmi.elimination import graded
 from lipcert.solvers.interior_point import InteriorPoint
 from lipcert.solvers.low_rank import LowRank
@@ -73,13 +73,16 @@ class Exchange:
         if form.neurons == 0 or count == 0 or not 0.0 < rho < float("inf"):
             return Solution(best, rho, 0.0, 0, f"{self!r}: nothing to improve")
         chosen = _spread(values, torch.zeros(count, dtype=torch.bool), self.first)
-        dual, rounds, steps = 0.0, 0, 0
+        dual, rounds, steps, begin = 0.0, 0, 0, best
         while (left := self.seconds - (time.monotonic() - began)) > 0.0:
             rounds += 1
-            found = self._inner(_some(small, chosen), best, progress, left)
+            some = _some(small, chosen)
+            found = self._inner(some, begin if tighten(some, begin) < float("inf") else best, progress, left)
             dual, steps = max(dual, found.dual), steps + found.iterations
             values = spectrum(small, found.multipliers)
-            best, rho = _better(small, best, rho, found.multipliers, float(values.max()))
+            begin = found.multipliers
+            if float(values.max()) < rho:
+                best, rho = begin, float(values.max())
             progress(steps, rho, dual)
             if rho <= dual * (1.0 + 2.0 * self.gap) or bool(chosen.all()):
                 break
@@ -88,6 +91,8 @@ class Exchange:
             if not bool((extra & ~chosen).any()):
                 break
             chosen = extra
+        if not rho <= dual * (1.0 + 2.0 * self.gap):
+            best, rho = _mixed(small, best, rho, begin)
         told = f"{self!r}: {int(chosen.sum())} of {count} matrices, {rounds} rounds"
         return Solution(best, rho, min(dual, rho), steps, told)
 
@@ -146,12 +151,8 @@ def _spread(values: Tensor, chosen: Tensor, count: int) -> Tensor:
     return taken
 
 
-def _better(
-    form: NormalForm, best: Multipliers, rho: float, found: Multipliers, value: float
-) -> tuple[Multipliers, float]:
-    """The better of two multipliers, or of a mixture: the constraint is linear, so what both satisfy a mixture does."""
-    if value < rho:
-        return found, value
+def _mixed(form: NormalForm, best: Multipliers, rho: float, found: Multipliers) -> tuple[Multipliers, float]:
+    """The best multipliers, or a mixture with those found last: what two satisfy, a mixture does."""
     for share in _MIXTURES:
         mixed = {name: share * lam + (1.0 - share) * best[name] for name, lam in found.items()}
         value = float(spectrum(form, mixed).max())
