@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
 WORKERS ?= 2
 LINTED := lipcert tests examples benchmarks docs
 
-.PHONY: demo test test-all lint types docs bench-norms bench-parametrizations bench-lipsdp clean
+.PHONY: demo test test-all lint types docs bench-norms bench-parametrizations bench-lipsdp bench-conv clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -39,6 +39,9 @@ bench-parametrizations: $(VENV)/.installed
 
 bench-lipsdp: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.bench_lipsdp
+
+bench-conv: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.bench_conv
 
 clean:
 	rm -rf $(VENV) build dist docs/_build .pytest_cache .ruff_cache .hypothesis

@@ -89,7 +89,7 @@ def certify(
     input_shape: FileShape = None,
     norms: NormsText = "l2",
     method: Annotated[Method, typer.Option("--method", help="How to bound.")] = Method.auto,
-    seconds: Annotated[float | None, typer.Option("--seconds", help="Solver's time, else 20 (auto) or 600.")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", help="Solver's time, else 20, 300 or 600.")] = None,
     output: Annotated[int | None, typer.Option("--output", help="Bound this output only, counted from 0.")] = None,
     margin: Annotated[str, typer.Option("--margin", help="Bound the difference of two outputs, as 3,5.")] = "",
     both_sides: Annotated[bool, typer.Option("--sandwich", help="Print lower bounds too (l2).")] = False,
