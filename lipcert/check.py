@@ -816,7 +816,7 @@ def _semidefinite_sum(terms: list[Term], widths: dict[str, int], alike: bool = F
         rows, columns = (slice(ends[name] - widths[name], ends[name]) for name in (a, b))
         H[rows, columns] += X.astype(object) * int(unit * denominator)
         if loose:
-            off[rows, columns] += sizes.astype(object) * int(unit * denominator)
+            off[rows, columns] += abs(sizes.astype(object)) * abs(int(unit * denominator))
     alive = (H != 0).any(1)
     alive |= (off != 0).any(1)
     H, off = H[np.ix_(alive, alive)], off[np.ix_(alive, alive)]
@@ -889,8 +889,7 @@ def prove_waves(
         TooLarge: If there are too many or too large matrices; the message has the number.
     """
     where = f"the part from {source} to {target}"
-    inner = _between(network, source, target)
-    kernels = {node.name: _kernel(node) for node in inner if node.kind == "affine"}
+    inner, head, kernels = _headed(_between(network, source, target))
     phases = _phases(network, source, inner, kernels, len(torus))
     _require_room(network, source, inner, kernels, phases, torus)
     bent = [node for node in inner if node.kind == "activation" and not _nearly_linear(node)]
@@ -898,13 +897,15 @@ def prove_waves(
         raise Malformed(f"{where} has multipliers of {sorted(multipliers)[:5]}, not of its activations")
     rows = {name: network[name].shape[0] * math.prod(of) for name, of in phases.items()}
     widths = {name: 2 * rows[name] for name in (source, *(node.name for node in bent))}
-    frequencies = [w for w in np.ndindex(*torus) if w <= tuple(-a % n for a, n in zip(w, torus, strict=True))]
-    work = len(frequencies) * sum(widths.values()) ** 3
+    outputs = 2 * math.prod(network[target].shape) if head else 0
+    side = max(sum(widths.values()) + outputs, 2 * max(rows.values()))
+    work = (math.prod(torus) // 2 + 1) * side**3
     if work > WAVE_LIMIT:
         raise TooLarge(
-            f"{where}: {len(frequencies)} frequencies x {sum(widths.values())}^3 = {work:.1e} multiply-adds in exact "
+            f"{where}: {math.prod(torus) // 2 + 1} frequencies x {side}^3 = {work:.1e} multiply-adds in exact "
             f"arithmetic, limit {WAVE_LIMIT:.1e}; use the outward-rounded float64 check (`lipcert check --float64`)."
         )
+    frequencies = [w for w in np.ndindex(*torus) if w <= tuple(-a % n for a, n in zip(w, torus, strict=True))]
     waves = {source: _free(source, rows[source], len(torus))}
     for node in inner:
         read = [waves[name] for name in node.sources]
@@ -920,17 +921,147 @@ def prove_waves(
             raise Reject(f"{node.name} ({node.kind}) is not shift-invariant; a part on a torus may not contain it.")
     ends = {node.name: _masked(node, waves[node.sources[0]].inside, rows[node.name]) for node in bent}
     doubled = {name: listed * 2 for name, listed in multipliers.items()}
-    for frequency in frequencies:
-        terms: list[Term] = [(value**2, source, source, *_identities(widths[source]), Fraction(1, 1 << FINE))]
+
+    def inside(frequency: Place) -> Iterator[Term]:
+        """The form at a frequency, without the output."""
+        yield value**2, source, source, *_identities(widths[source]), Fraction(0)
         for node in bent:
             v = _at(waves[node.sources[0]], frequency, torus)
             here = Node("activation", node.name, (widths[node.name],), ends=ends[node.name])
-            terms += _constraint(here, v, doubled[node.name], where)
-        terms += _gram(_at(waves[target], frequency, torus), [Fraction(-1)] * (2 * rows[target]))
-        terms = [(*term[:5], max(term[5], Fraction(1, 1 << FINE))) for term in terms]
-        if not _semidefinite_sum(terms, widths, alike=True):
-            raise Reject(f"{where}: the multipliers do not prove the bound {_show(value)} at frequency {frequency}.")
+            yield from _constraint(here, v, doubled[node.name], where)
+
+    if head:
+        read = head[0].sources[0]
+        last = _dense_head(head, network[read].shape, phases[read])
+
+        def made(frequency: Place) -> Signal:
+            return _composed(_at(last, frequency, torus), _at(waves[read], frequency, torus))
+
+        shown = _with_head(inside, made, frequencies, widths, torus)
+    else:
+        minus = [Fraction(-1)] * (2 * rows[target])
+        shown = _at_all(lambda w: [*inside(w), *_gram(_at(waves[target], w, torus), minus)], frequencies, widths)
+    if not shown:
+        raise Reject(f"{where}: the multipliers do not prove the bound {_show(value)} at every frequency.")
     return value
+
+
+def _headed(inner: list[Node]) -> tuple[list[Node], list[Node], dict[str, Kernel]]:
+    """The nodes before the first affine one that is not shift-invariant, and those from there on: affine, in a row."""
+    kernels = {}
+    for position, node in enumerate(inner):
+        if node.kind == "affine":
+            try:
+                kernels[node.name] = _kernel(node)
+            except Reject:
+                head = inner[position:]
+                follows = all(after.sources == (before.name,) for before, after in itertools.pairwise(head))
+                if position == 0 or not follows or any(each.kind != "affine" for each in head):
+                    raise
+                return inner[:position], head, kernels
+    return inner, [], kernels
+
+
+def _at_all(terms: Callable[[Place], Sequence[Term]], frequencies: list[Place], widths: dict[str, int]) -> bool:
+    """Whether the terms of every frequency sum up to a semidefinite matrix."""
+    least = Fraction(1, 1 << FINE)
+    loose = ([(*term[:5], max(term[5], least)) for term in terms(frequency)] for frequency in frequencies)
+    return all(_semidefinite_sum(found, widths, alike=True) for found in loose)
+
+
+def _dense_head(head: list[Node], shape: tuple[int, ...], phases: Place) -> Wave:
+    """Affine nodes in a row as a wave that reads the whole image from the first coarse position."""
+    maps = [node.map for node in head if node.map is not None and node.map.kind != "reshape"]
+    X, unit = product(maps) if maps else (np.eye(math.prod(shape), dtype=np.int64), Fraction(1))
+    W = X.reshape(len(X), *shape)
+    taps: dict[Place, np.ndarray] = {}
+    for at in np.ndindex(*shape[1:]):
+        place = tuple(a // count for a, count in zip(at, phases, strict=True))
+        phase = int(np.ravel_multi_index([a % count for a, count in zip(at, phases, strict=True)], phases))
+        found = taps.setdefault(place, np.zeros((len(X), shape[0], math.prod(phases)), dtype=W.dtype))
+        found[:, :, phase] = W[(slice(None), slice(None), *at)]
+    flat = {place: found.reshape(len(X), -1) for place, found in taps.items()}
+    total = functools.reduce(np.add, [abs(found.astype(object)) for found in flat.values()])
+    return Wave(len(X), False, unit, {"": flat}, {"": narrow(total)})
+
+
+def _composed(outer: Signal, inner: Signal) -> Signal:
+    """What a signal of one variable makes of another signal."""
+    ((block, size),) = zip(outer.blocks.values(), outer.sizes.values(), strict=True)
+    blocks = {name: exact_product(block, found) for name, found in inner.blocks.items()}
+    sizes = {name: exact_product(narrow(size), narrow(found)) for name, found in inner.sizes.items()}
+    return Signal(outer.unit * inner.unit, blocks, sizes, (1 + outer.loose) * (1 + inner.loose) - 1)
+
+
+def _with_head(
+    inside: Callable[[Place], Iterator[Term]],
+    made: Callable[[Place], Signal],
+    frequencies: list[Place],
+    widths: dict[str, int],
+    torus: tuple[int, ...],
+) -> bool:
+    """Whether ``H(z) >= y^2`` summed over all F frequencies, where ``y = sum of Re B z / F``.
+
+    It is if for matrices P, whatever they are, every form ``H(z) - 2 y'B z + y'P y`` is semidefinite, and F minus the
+    sum of the P: add up the forms at one real y. P is a little above ``B H^-1 B'``, which floating point names.
+    """
+    count = math.prod(torus)
+    shares = [1 if w == tuple(-a % n for a, n in zip(w, torus, strict=True)) else 2 for w in frequencies]
+    N = []
+    for frequency in frequencies:
+        B = made(frequency)
+        H, right = (
+            _floating(inside(frequency), widths),
+            np.concatenate([_floats(B, name, widths) for name in widths], 1),
+        )
+        try:
+            N.append(right @ np.linalg.solve(H, right.T))
+        except np.linalg.LinAlgError:
+            return False
+    outputs = len(N[0]) // 2
+    corners = [share * found[:outputs, :outputs] for share, found in zip(shares, N, strict=True)]
+    total = functools.reduce(np.add, corners) / count
+    room = (1.0 - float(np.linalg.eigvalsh(0.5 * (total + total.T))[-1])) / 4
+    if not 0.0 < room < 1.0:
+        return False
+    P = [np.rint((0.5 * (1 + room) * (found + found.T) + 2 * room * np.eye(2 * outputs)) * 2.0**40) for found in N]
+    if not all(np.all(abs(found) < 2.0**62) for found in P):
+        return False
+    prices = [found.astype(np.int64).astype(object) for found in P]
+    sums = functools.reduce(np.add, [s * found[:outputs, :outputs] for s, found in zip(shares, prices, strict=True)])
+    level = count << 40
+    if not semidefinite(np.diag([level] * outputs).astype(object) - sums, level):
+        return False
+    largest = functools.reduce(np.maximum, [abs(found) for found in prices])
+    at = dict(zip(frequencies, prices, strict=True))
+
+    def terms(frequency: Place) -> Iterator[Term]:
+        yield from inside(frequency)
+        B = made(frequency)
+        for name, block in B.blocks.items():
+            yield B.unit, "", name, -block, B.sizes[name], B.loose
+            yield B.unit, name, "", -block.T, B.sizes[name].T, B.loose
+        yield Fraction(1, 1 << 40), "", "", at[frequency], largest, Fraction(0)
+
+    return _at_all(lambda w: list(terms(w)), frequencies, {**widths, "": 2 * outputs})
+
+
+def _floats(signal: Signal, name: str, widths: dict[str, int]) -> np.ndarray:
+    rows = len(next(iter(signal.blocks.values())))
+    block = signal.blocks.get(name)
+    if block is None:
+        return np.zeros((rows, widths[name]))
+    return (block * float(signal.unit)).astype(np.float64)
+
+
+def _floating(terms: Iterator[Term], widths: dict[str, int]) -> np.ndarray:
+    """A sum of terms in floating point, as a hint."""
+    ends = dict(zip(widths, itertools.accumulate(widths.values()), strict=True))
+    H = np.zeros((sum(widths.values()),) * 2)
+    for unit, a, b, X, _, _ in terms:
+        rows, columns = (slice(ends[name] - widths[name], ends[name]) for name in (a, b))
+        H[rows, columns] += (X * float(unit)).astype(np.float64)
+    return H
 
 
 def _free(name: str, rows: int, dimensions: int) -> Wave:
@@ -1013,7 +1144,8 @@ def _window(part: Any) -> tuple[dict[int, int], int, bool | None]:
         return {0: 1}, 1, None
     for X, way in ((part, False), (part.T, True)):
         i, j = np.nonzero(X)
-        for stride in range(1, (X.shape[1] - 1) // (len(X) - 1) + 2) if len(X) > 1 else ():
+        strides = range(1, (X.shape[1] - 1) // (len(X) - 1) + 2) if min(X.shape) > 1 else range(0)
+        for stride in strides if X.size * len(strides) <= ENTRY_LIMIT else ():
             weights = {int(b - a * stride): int(X[a, b]) for a, b in zip(i, j, strict=True)}
             rows, columns = np.indices(X.shape)
             if (np.vectorize(lambda at, w=weights: w.get(at, 0))(columns - rows * stride) == X).all():

@@ -27,7 +27,8 @@ from lipcert.lmi.waves import prove_on
 from lipcert.nn import MaxMin
 from lipcert.norms import L2
 from lipcert.recheck import check, check_float64
-from lipcert.solvers import Exchange, InteriorPoint, Recursion
+from lipcert.solvers import Coupled, Exchange, InteriorPoint, Recursion
+from lipcert.solvers.coupled import largest_sum, smoothed
 from lipcert.witness import Budget
 from tests.cases import Join, Residual, settled
 
@@ -231,7 +232,7 @@ def test_half_the_spectrum_and_its_opposite_are_all_of_it(torus: list[int]):
 REFUSED = {
     "reflected": lambda: nn.Sequential(conv(1, 2, padding_mode="reflect"), nn.ReLU()),
     "padded twice": lambda: nn.Sequential(nn.ReLU(), Residual(conv(1, 1), nn.ReLU(), conv(1, 1)), conv(1, 1)),
-    "flattened": lambda: nn.Sequential(conv(1, 2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2)),
+    "flattened": lambda: nn.Sequential(conv(1, 2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2), nn.ReLU()),
     "sorting": lambda: nn.Sequential(conv(1, 2), MaxMin(dim=1), conv(2, 1)),
     "maximum": lambda: nn.Sequential(conv(1, 2), nn.ReLU(), nn.MaxPool2d(2)),
     "bilinear": lambda: nn.Sequential(conv(1, 2), nn.ReLU(), nn.Upsample(scale_factor=2, mode="bilinear")),
@@ -294,3 +295,130 @@ def test_an_inverse_network_is_cut_where_its_state_is_padded_again():
     assert certificate.bound == pytest.approx(product, rel=1e-12)
     assert certificate.bound < Product()(graph).bound
     check(certificate, graph)
+
+
+HEADED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "flat": (
+        lambda: nn.Sequential(conv(1, 3), nn.ReLU(), conv(3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(40, 3)),
+        (1, 5, 4),
+    ),
+    "strides": (
+        lambda: nn.Sequential(conv(2, 3, 3, 2), nn.LeakyReLU(0.1), conv(3, 4, 3, 2), nn.Flatten(), nn.Linear(16, 1)),
+        (2, 7, 8),
+    ),
+    "mean": (
+        lambda: nn.Sequential(
+            conv(1, 3), nn.ReLU(), conv(3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)
+        ),
+        (1, 5, 5),
+    ),
+    "around": (
+        lambda: nn.Sequential(
+            nn.Conv1d(2, 3, 3, 1, 1, padding_mode="circular"),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(18, 2),
+            nn.Linear(2, 2),
+        ),
+        (2, 6),
+    ),
+}
+
+
+def headed(name: str, seed: int = 0) -> tuple[nn.Module, Graph]:
+    build, shape = HEADED[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = build().eval()
+    return model, trace(model, shape)
+
+
+@pytest.mark.parametrize("name", HEADED)
+@given(seed=st.integers(0, 2**16), wide=st.floats(0.0, 1.0))
+@settings(max_examples=5, deadline=None)
+def test_a_head_couples_frequencies_as_it_couples_neurons(name: str, seed: int, wide: float):
+    _, graph = headed(name, seed)
+    form = on_torus(graph)
+    every = form.frequencies()
+    generator = torch.Generator().manual_seed(seed)
+    trunk = form.at(every)
+    start = Recursion()(trunk)
+    relative = {
+        n: lam / start.rho * (1.0 + wide * torch.rand(lam.shape, generator=generator))
+        for n, lam in start.multipliers.items()
+    }
+    rho = largest_sum(form.headed_at(every), form.weights(every), relative)
+    lam = {name: rho * values for name, values in spread(graph, relative).items()}
+    here = tighten(normal_form(graph), lam)
+    assert here <= rho * (1 + 1e-9) or rho == math.inf
+    if name == "around" and rho < math.inf:
+        # With these multipliers the whole constraint is tight at rho, on a circle exactly.
+        assert tighten(normal_form(graph), {n: v * (1 - 1e-3) for n, v in lam.items()}) != pytest.approx(0.0)
+        assert here == pytest.approx(rho, rel=1e-7)
+
+
+@pytest.mark.parametrize("name", HEADED)
+def test_a_trunk_and_its_head_are_one_constraint_that_both_checkers_prove(name: str):
+    model, graph = headed(name)
+    certificate = FourierLipSDP()(graph)
+    assert isinstance(certificate.evidence, Multipliers)
+    (block,) = certificate.evidence.blocks
+    assert (block.source, block.target, bool(block.torus)) == (graph.input.name, graph.output.name, True)
+    best = InteriorPoint()(normal_form(graph))
+    assert best.dual**0.5 * (1 - 1e-9) <= certificate.bound < Product()(graph).bound
+    assert witness(model, graph.input.shape, budget=Budget(seconds=0.3)).ratio <= certificate.bound
+    for proved in (check, check_float64):
+        proved(Certificate.from_json(certificate.to_json()), graph)
+    first = next(iter(block.multipliers))
+    lowered = block.value * (1 - 1e-3)
+    for forgery in (
+        replace(block, value=lowered),
+        replace(block, multipliers={**block.multipliers, first: tuple(1e-3 * v for v in block.multipliers[first])}),
+        replace(block, torus=tuple(size - 1 for size in block.torus)),
+    ):
+        wrong = replace(certificate, evidence=Multipliers((forgery,)), bound=min(forgery.value, certificate.bound))
+        for proved in (check, check_float64):
+            with pytest.raises(CheckFailed):
+                proved(wrong, graph)
+
+
+def test_the_gradient_of_the_coupled_eigenvalue_is_its_derivative():
+    _, graph = headed("flat")
+    form = on_torus(graph)
+    every = form.frequencies()
+    full, weights = form.headed_at(every), form.weights(every)
+    start = Recursion()(form.at(every))
+    theta = torch.cat([0.5 * lam / start.rho for lam in start.multipliers.values()]).log()
+    function = smoothed(full, weights, 5.0)
+    point = function(theta)
+    assert point is not None
+    for k in range(len(theta)):
+        step = torch.zeros_like(theta)
+        step[k] = 1e-5
+        ahead, behind = function(theta + step), function(theta - step)
+        assert ahead is not None
+        assert behind is not None
+        assert (ahead.value - behind.value) / 2e-5 == pytest.approx(float(point.gradient[k]), abs=1e-7)
+
+
+def test_more_descent_never_loosens():
+    _, graph = headed("strides")
+    form = on_torus(graph)
+    every = form.frequencies()
+    trunk = Recursion()(form.at(every))
+    start = {name: lam / trunk.rho for name, lam in trunk.multipliers.items()}
+    found = [Coupled(n)(form.headed_at(every), form.weights(every), start) for n in (0, 3, 100)]
+    bounds = [solution.rho for solution in found if solution is not None]
+    assert len(bounds) == 3
+    assert bounds == sorted(bounds, reverse=True)
+    assert bounds[2] < bounds[0]
+
+
+def test_a_torus_of_absurd_size_is_too_large_and_costs_nothing():
+    _, graph = built("plain")
+    certificate = claim(graph)
+    assert isinstance(certificate.evidence, Multipliers)
+    (block,) = certificate.evidence.blocks
+    wrong = replace(certificate, evidence=Multipliers((replace(block, torus=(10**6, 10**6)),)))
+    with pytest.raises(CheckFailed, match="multiply-adds"):
+        check(wrong, graph)

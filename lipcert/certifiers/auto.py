@@ -72,7 +72,7 @@ class Auto:
         why = f"{max(whole)} unknowns, over {self.largest}"
         product = self.product.shared(self.over)
         waves = FourierLipSDP(self.seconds, dense=self.largest, product=product, progress=self.progress, over=self.over)
-        if any(stretch.torus for stretch in TorusOutline(graph).stretches(waves.largest, waves.dense)):
+        if any(stretch.kind == "torus" for stretch in TorusOutline(graph).stretches(waves.largest, waves.dense)):
             return _because(why, waves.solve(graph))
         if not fitting:
             return self._layerwise(graph, norms, why)

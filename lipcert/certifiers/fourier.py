@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from lipcert import solvers
 from lipcert.certificate import Block, Certificate
@@ -15,15 +16,16 @@ from lipcert.certifiers.product import Product
 from lipcert.certifiers.split import Outline, subgraph
 from lipcert.errors import UnsupportedOperation
 from lipcert.graph import Graph
+from lipcert.linear import Dense
 from lipcert.lmi import normal_form, reduced
 from lipcert.lmi.layout import layout
 from lipcert.lmi.normal_form import neurons
 from lipcert.lmi.taps import Kernel
 from lipcert.lmi.torus import torus_form
-from lipcert.lmi.waves import prove_on
+from lipcert.lmi.waves import prove_on, prove_with_head
 from lipcert.norms import L2, Norms
 from lipcert.ranks import Map, in_process
-from lipcert.solvers import Exchange, Progress, Solution
+from lipcert.solvers import Coupled, Exchange, Progress, Solution
 from lipcert.solvers.solution import silent
 
 
@@ -87,14 +89,22 @@ class FourierLipSDP:
         """Certify a graph, and hand out what the solvers found besides."""
         require_l2(norms, "FourierLipSDP")
         layerwise = self.product.shared(self.over)(graph, norms)
-        stretches = TorusOutline(graph).stretches(self.largest, self.dense)
+        outline = TorusOutline(graph)
+        apart = outline.stretches(self.largest, self.dense)
+        plans = [apart, outline.headed(apart, self.dense)]
+        stretches = list(dict.fromkeys(stretch for plan in plans for stretch in plan))
         solved = self.over(
             lambda stretch: self._solved(graph, stretch, self._share(stretch, stretches)),
             stretches,
             about=f"stretches {[stretch.ends for stretch in stretches]} of the network {graph.digest()}",
             cost=lambda stretch: stretch.work,
         )
-        parts = [self._part(graph, *each) for each in zip(stretches, solved, strict=True)]
+        pairs = zip(stretches, solved, strict=True)
+        parts = {stretch: self._part(graph, stretch, *each) for stretch, each in pairs if each is not None}
+        answers = [self._answer(graph, layerwise, [parts.get(stretch) for stretch in plan]) for plan in plans]
+        return min(answers, key=lambda answer: answer.certificate.bound)
+
+    def _answer(self, graph: Graph, layerwise: Certificate, parts: Sequence[Part | None]) -> Solved:
         found = tuple(p for p in parts if p is not None and p.block.value < _layerwise(graph, layerwise, p.block))
         certificate = assembled(graph, layerwise, [part.block for part in found], f"FourierLipSDP: {methods(found)}")
         return Solved(certificate, () if certificate is layerwise else found)
@@ -103,23 +113,33 @@ class FourierLipSDP:
         work = stretch.work / sum(each.work for each in stretches)
         return self.seconds * (0.2 / len(stretches) + 0.8 * work)
 
-    def _solved(self, graph: Graph, stretch: Stretch, seconds: float) -> tuple[Solution, Block | None]:
+    def _solved(self, graph: Graph, stretch: Stretch, seconds: float) -> tuple[Solution, Block | None] | None:
         """Multipliers of a stretch, and of a dense one also its proof."""
-        if stretch.torus:
-            form = torus_form(graph, *stretch.ends)
-            return Exchange(self.gap, seconds=seconds)(form.at(form.frequencies()), None, self.progress), None
-        inner = LipSDP(solvers.Auto(gap=self.gap, seconds=seconds), progress=self.progress)
-        part = inner.part(normal_form(graph, *stretch.ends), *stretch.ends)
-        nothing = Solution({}, math.inf, 0.0, 0, "")
-        return (nothing, None) if part is None else (part.solution, part.block)
+        if stretch.kind == "dense":
+            inner = LipSDP(solvers.Auto(gap=self.gap, seconds=seconds), progress=self.progress)
+            part = inner.part(normal_form(graph, *stretch.ends), *stretch.ends)
+            return None if part is None else (part.solution, part.block)
+        form = torus_form(graph, *stretch.ends)
+        every = form.frequencies()
+        share = seconds if form.head is None else 0.3 * seconds
+        found = Exchange(self.gap, seconds=share)(form.at(every), None, self.progress)
+        if form.head is None:
+            return found, None
+        if not 0.0 < found.rho < math.inf:
+            return None
+        start = {name: lam / found.rho for name, lam in found.multipliers.items()}
+        coupled = Coupled(seconds=seconds - share)(form.headed_at(every), form.weights(every), start, self.progress)
+        return None if coupled is None else (coupled, None)
 
-    def _part(self, graph: Graph, stretch: Stretch, solved: tuple[Solution, Block | None]) -> Part | None:
-        solution, block = solved
-        if not stretch.torus:
+    def _part(self, graph: Graph, stretch: Stretch, solution: Solution, block: Block | None) -> Part | None:
+        if stretch.kind == "dense":
             return None if block is None else Part(normal_form(graph, *stretch.ends), solution, block)
         form = torus_form(graph, *stretch.ends)
-        small = reduced(form.at(form.frequencies()))
-        value, multipliers = prove_on(form, small, solution.multipliers, over=self.over)
+        small = form.headed_at(form.frequencies()) if form.head else reduced(form.at(form.frequencies()))
+        if form.head is None:
+            value, multipliers = prove_on(form, small, solution.multipliers, over=self.over)
+        else:
+            value, multipliers = prove_with_head(form, solution.multipliers, solution.rho, self.over)
         if not math.isfinite(value):
             return None
         numbers = {name: tuple(lam.tolist()) for name, lam in multipliers.items()}
@@ -136,10 +156,18 @@ def _layerwise(graph: Graph, layerwise: Certificate, block: Block) -> float:
 
 @dataclass(frozen=True)
 class Stretch:
-    """A part between two nodes, whether it stands on a torus or has a dense constraint, and about what that costs."""
+    """A part between two nodes: on a torus, on a torus with a dense head, or with a dense constraint.
+
+    Attributes:
+        ends: The nodes.
+        span: Their places among the bottlenecks.
+        kind: How it is bounded.
+        work: About what that costs.
+    """
 
     ends: tuple[str, str]
-    torus: bool
+    span: tuple[int, int]
+    kind: Literal["torus", "head", "dense"]
     work: float
 
 
@@ -155,22 +183,47 @@ class TorusOutline(Outline):
 
     def stretches(self, largest: int, dense: int) -> list[Stretch]:
         """What stands on a torus, and what is left to dense constraints."""
-        found, left = [], []
+        found: list[Stretch] = []
+        left: list[tuple[int, int]] = []
         for a, b in self.cheapest(largest, None):
             i, j = self._trimmed(a, b)
             size = self._size(i, j)
             if size is not None and size[0] <= largest:
-                found.append((i, j, True, float(size[1])))
+                found.append(self._stretch(i, j, "torus", float(size[1])))
             elif left and left[-1][1] == a:
                 left[-1] = left[-1][0], b
             else:
                 left.append((a, b))
-        for begin, end in left:
-            for i, j in self.runs(begin, end):
-                size = self._unknowns(i, j)
-                if size <= dense:
-                    found.append((i, j, False, 30.0 * size**3))
-        return [Stretch((self.names[i], self.names[j]), torus, work) for i, j, torus, work in sorted(found)]
+        return sorted([*found, *(each for ends in left for each in self._dense(*ends, dense))], key=_place)
+
+    def headed(self, stretches: Sequence[Stretch], dense: int) -> list[Stretch]:
+        """The same with the dense heads that follow what stands on a torus taken in."""
+        found: list[Stretch] = []
+        end = 0
+        for stretch in (each for each in stretches if each.kind == "torus"):
+            found += self._dense(end, stretch.span[0], dense)
+            found.append(self._head(stretch) or stretch)
+            end = found[-1].span[1]
+        return [*found, *self._dense(end, len(self.names) - 1, dense)]
+
+    def _head(self, stretch: Stretch) -> Stretch | None:
+        (i, j), best = stretch.span, None
+        for k in range(j + 1, len(self.names)):
+            try:
+                found = layout(self.graph, self.names[i], self.names[k], known=self._kernels)
+            except UnsupportedOperation:
+                break
+            if any(isinstance(node.map, Dense) for node in found.head):
+                work = 10.0 * math.prod(found.torus) * _work([*found.widths, math.prod(self.nodes[k].shape)])
+                best = Stretch((self.names[i], self.names[k]), (i, k), "head", work)
+        return best
+
+    def _dense(self, begin: int, end: int, dense: int) -> list[Stretch]:
+        sizes = {(i, j): self._unknowns(i, j) for i, j in self.runs(begin, end)}
+        return [self._stretch(*span, "dense", 30.0 * size**3) for span, size in sizes.items() if size <= dense]
+
+    def _stretch(self, i: int, j: int, kind: Literal["torus", "dense"], work: float) -> Stretch:
+        return Stretch((self.names[i], self.names[j]), (i, j), kind, work)
 
     def _price(self, a: int, b: int, largest: int) -> tuple[int, int] | None:
         """Whether a stretch does not fit a torus, and its cost; ``None`` if it can be cut and has to be."""
@@ -205,6 +258,10 @@ class TorusOutline(Outline):
             return None
         widths = found.widths
         return sum(widths), (math.prod(found.torus) // 2 + 1) * _work(widths)
+
+
+def _place(stretch: Stretch) -> tuple[int, int]:
+    return stretch.span
 
 
 def _work(widths: Sequence[int]) -> int:

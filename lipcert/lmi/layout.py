@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,12 @@ from torch import Tensor
 
 from lipcert.errors import UnsupportedOperation
 from lipcert.graph import Activation, Add, Affine, Concat, Graph, Node, sources
-from lipcert.linear import Shape
+from lipcert.linear import Dense, Reshape, Separable, Shape
 from lipcert.lmi.normal_form import between, nearly_linear
 from lipcert.lmi.taps import Kernel, kernel, reads
+
+LARGEST_HEAD = 256
+"""Most outputs of a dense head."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +31,7 @@ class Layout:
         phases: Of every node's grid, per dimension.
         inside: The nodes that vanish outside the image.
         torus: Coarse positions per dimension.
+        head: Affine nodes in a row that read the last of the part, if the first is not shift-invariant.
     """
 
     part: tuple[Node, ...]
@@ -35,6 +40,7 @@ class Layout:
     phases: Mapping[str, Shape]
     inside: frozenset[str]
     torus: Shape
+    head: tuple[Affine, ...] = ()
 
     def rows(self, node: Node) -> int:
         """Channels times phases of a node."""
@@ -63,10 +69,7 @@ def layout(
         UnsupportedOperation: If a node is not shift-invariant, or no torus holds it; the message says why.
     """
     known = {} if known is None else known
-    part = tuple(between(graph, source, target))
-    for node in part:
-        if isinstance(node, Affine) and node.name not in known:
-            known[node.name] = kernel(node.map, node.name)
+    part, head = _headed(tuple(between(graph, source, target)), known)
     begin = graph[source]
     if len(begin.shape) < 2:
         raise UnsupportedOperation(f"`{source}` of shape {begin.shape} is no image with channels.", path=source)
@@ -90,7 +93,34 @@ def layout(
             case _:
                 raise UnsupportedOperation(f"`{node.name}` is not elementwise and no convolution.", path=node.name)
         grid.hold(node.shape, phases[node.name])
-    return Layout(part, begin, known, phases, frozenset(inside), grid.size(torus, target))
+    return Layout(part, begin, known, phases, frozenset(inside), grid.size(torus, target), head)
+
+
+def _headed(part: tuple[Node, ...], known: dict[str, Kernel]) -> tuple[tuple[Node, ...], tuple[Affine, ...]]:
+    """The nodes before the first affine one that is not shift-invariant, and those after it, affine ones in a row."""
+    for position, node in enumerate(part):
+        if isinstance(node, Affine) and node.name not in known:
+            try:
+                known[node.name] = kernel(node.map, node.name)
+            except UnsupportedOperation:
+                head = tuple(node for node in part[position:] if isinstance(node, Affine))
+                apart = head != part[position:] or not all(_dense(node) for node in head)
+                apart = apart or any(b.source != a.name for a, b in itertools.pairwise(head))
+                # With no activation before it, or too many outputs, the head is not worth a constraint.
+                if apart or position == 0 or math.prod(part[-1].shape) > LARGEST_HEAD:
+                    raise
+                return part[:position], head
+    return part, ()
+
+
+def _dense(node: Affine) -> bool:
+    """Whether a node may be part of a dense head."""
+    match node.map:
+        case Dense(in_shape=shape):
+            return len(shape) == 1
+        case Reshape() | Separable():
+            return True
+    return False
 
 
 def by_channel(end: Tensor, node: Activation, phases: Shape) -> Tensor:

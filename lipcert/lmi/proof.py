@@ -133,24 +133,25 @@ def holds(form: NormalForm, multipliers: Multipliers, bound: float) -> bool:
 
     Of a batch of forms with real blocks, whether they prove it for each.
     """
-    return _Proof(form, multipliers).holds(bound)
+    return Proof(form, multipliers).holds(bound)
 
 
 def least_room(form: NormalForm, multipliers: Multipliers, bound: float) -> float:
     """By how much, relatively, ``bound`` has to be raised at least if it is the lowest there is."""
-    return _Proof(form, multipliers).least_room(bound)
+    return Proof(form, multipliers).least_room(bound)
 
 
 Pair = tuple[str, str]
 
 
-class _Proof:
+class Proof:
     """The constraint's matrix without rho, and the sizes of its entries' terms, by blocks as the graph leaves them.
 
     A pair of variables has a block if the first stands before the second in z, or is the same; others are zero.
     """
 
     def __init__(self, form: NormalForm, multipliers: Multipliers) -> None:
+        """Form the matrix."""
         self.width = {INPUT: form.inputs}
         for layer in form.layers:
             self.width[layer.name] = len(layer.alpha)
@@ -206,6 +207,22 @@ class _Proof:
                 if place[b] <= place[a]:
                     self._add((b, a), product.T, terms.T)
         self._subtract_gram(kept, -S[:, 0])
+
+    def border(self, name: str, P: Array, largest: Array, B: Signal) -> None:
+        """Add ``y' P y - 2 y' B z`` for a new variable y.
+
+        Args:
+            name: Of y.
+            P: Its own block, of floats that are exact.
+            largest: Entries that those of P do not exceed, the same for a whole batch.
+            B: What it is paired with.
+        """
+        self.width[name] = P.shape[-1]
+        self.order.append(name)
+        self._add((name, name), P, largest)
+        for a, block, size in _blocks(B):
+            self._add((a, name), -_t(block), _t(size))
+        self.roundings = max(self.roundings, 2 * (2 * B.roundings + 8))
 
     def holds(self, bound: float) -> bool:
         """Whether the matrix with ``rho = bound**2`` is shown to be positive semidefinite."""

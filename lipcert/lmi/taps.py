@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -60,6 +60,21 @@ class Taps:
     def magnitude(self) -> Tensor:
         """The sum of all sizes, ``(rows, columns)``: no symbol is larger anywhere."""
         return self.sizes.sum(0)
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """A difference on the torus: a sum of shift-invariant maps of variables.
+
+    Attributes:
+        blocks: For every variable it reads, the map.
+        rows: Channels times phases.
+        roundings: How many roundings of the sizes a value may be off.
+    """
+
+    blocks: Mapping[str, Taps]
+    rows: int
+    roundings: int = 0
 
 
 def kernel(linear: LinearMap, path: str) -> Kernel:
@@ -248,9 +263,11 @@ def _windows(factor: Factor | None) -> tuple[dict[int, float] | None, int, bool 
         return {0: 1.0}, 1, None
     for matrix, transposed in ((factor.numerator, False), (factor.numerator.T, True)):
         rows = [row.nonzero().flatten().tolist() for row in matrix]
-        if len(rows) < 2 or any(not row for row in rows[:2]):
+        strides = range(1, (matrix.shape[1] - 1) // max(1, len(rows) - 1) + 2)
+        # A window for a single position is a head, not a grid; the checker has the same two limits.
+        if min(matrix.shape) < 2 or matrix.numel() * len(strides) > 2**24:
             continue
-        for s in range(1, (matrix.shape[1] - 1) // (len(rows) - 1) + 2):
+        for s in strides:
             weights = {j - i * s: int(matrix[i, j]) for i, row in enumerate(rows) for j in row}
             wanted = [[weights.get(j - i * s, 0) for j in range(matrix.shape[1])] for i in range(len(rows))]
             if torch.equal(torch.tensor(wanted), matrix):

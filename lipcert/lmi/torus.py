@@ -22,7 +22,7 @@ convolutions do not. So a part ends where such a sum is padded again without an 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,24 +30,10 @@ from torch import Tensor
 
 from lipcert.graph import Activation, Affine, Concat, Graph, Node, sources
 from lipcert.linear import Shape
+from lipcert.lmi.head import head_field
 from lipcert.lmi.layout import by_channel, layout
 from lipcert.lmi.normal_form import INPUT, Layer, NormalForm, Signal, nearly_linear
-from lipcert.lmi.taps import Taps, after, collected, half_spectrum, identity, symbol, taps
-
-
-@dataclass(frozen=True, eq=False)
-class Field:
-    """A difference on the torus: a sum of shift-invariant maps of variables.
-
-    Attributes:
-        blocks: For every variable it reads, the map.
-        rows: Channels times phases.
-        roundings: How many roundings of the sizes a value may be off.
-    """
-
-    blocks: Mapping[str, Taps]
-    rows: int
-    roundings: int = 0
+from lipcert.lmi.taps import Field, Taps, after, collected, half_spectrum, identity, symbol, taps
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +60,14 @@ class TorusForm:
         inputs: Channels times phases of the input.
         bends: The activations in topological order.
         output: What comes out.
+        head: What a dense head makes of it, if there is one.
     """
 
     torus: Shape
     inputs: int
     bends: tuple[Bend, ...]
     output: Field
+    head: Field | None = None
 
     @property
     def unknowns(self) -> int:
@@ -91,8 +79,30 @@ class TorusForm:
         return half_spectrum(self.torus)
 
     def at(self, frequencies: Tensor) -> NormalForm:
-        """The complex form at some frequencies, as a batch; for computing only."""
+        """The complex form at some frequencies, as a batch, without a head; for computing only."""
         return self._form(lambda field: self._complex(field, frequencies), 1)
+
+    def headed_at(self, frequencies: Tensor) -> NormalForm:
+        """The same with the head's outputs, of which the sum over all frequencies matters."""
+        form = self.at(frequencies)
+        if self.head is None:
+            return form
+        (W,) = self._complex(self.head, frequencies).blocks.values()
+        return replace(form, output=Signal({name: W @ block for name, block in form.output.blocks.items()}))
+
+    def weights(self, frequencies: Tensor) -> Tensor:
+        """The share of every frequency with its opposite in the whole torus, ``(F,)``."""
+        own = (frequencies == (-frequencies) % torch.tensor(self.torus)).all(1)
+        return torch.where(own, 1.0, 2.0).double() / math.prod(self.torus)
+
+    def head_at(self, frequencies: Tensor) -> Signal:
+        """What the head makes of the variables, as `real_at` has them."""
+        assert self.head is not None
+        read, W = self._real(self.output, frequencies), self._real(self.head, frequencies)
+        (block,), (size,) = W.blocks.values(), W.magnitudes().values()
+        blocks = {name: block @ inner for name, inner in read.blocks.items()}
+        sizes = {name: size @ inner for name, inner in read.magnitudes().items()}
+        return Signal(blocks, sizes, W.roundings + read.roundings + 2 * (block.shape[-1] + 2))
 
     def real_at(self, frequencies: Tensor) -> NormalForm:
         """The same as a real form of twice the size, with bounds of its entries' errors; multipliers repeat."""
@@ -156,7 +166,11 @@ def torus_form(graph: Graph, source: str, target: str, torus: Shape | None = Non
                 fields[node.name] = Field({node.name: identity(rows, dimensions)}, rows)
             case _:
                 fields[node.name] = _together(node, read, rows)
-    return TorusForm(found.torus, found.rows(found.source), tuple(bends), fields[target])
+    if not found.head:
+        return TorusForm(found.torus, found.rows(found.source), tuple(bends), fields[target])
+    read = found.head[0].source
+    head = head_field([node.map for node in found.head], graph[read].shape, found.phases[read], target)
+    return TorusForm(found.torus, found.rows(found.source), tuple(bends), fields[read], head)
 
 
 def _filtered(operator: Taps, roundings: int, field: Field, rows: int) -> Field:

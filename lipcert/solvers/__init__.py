@@ -2,6 +2,7 @@
 
 from lipcert.solvers.auto import Auto
 from lipcert.solvers.conic import Conic
+from lipcert.solvers.coupled import Coupled
 from lipcert.solvers.exchange import Exchange
 from lipcert.solvers.first_order import FirstOrder
 from lipcert.solvers.interior_point import InteriorPoint
@@ -12,6 +13,7 @@ from lipcert.solvers.solution import Progress, Solution, Solver
 __all__ = [
     "Auto",
     "Conic",
+    "Coupled",
     "Exchange",
     "FirstOrder",
     "InteriorPoint",
