@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,10 +18,12 @@ from lipcert import trace, witness
 from lipcert.certificate import Block, Certificate, Multipliers, Validity
 from lipcert.certifiers import FourierLipSDP, LipSDP, Product
 from lipcert.errors import CheckFailed, InvalidInput, UnsupportedOperation
-from lipcert.graph import Graph
+from lipcert.graph import Activation, Affine, Graph
 from lipcert.linear import Separable, dense
-from lipcert.lmi import normal_form, tighten
+from lipcert.lmi import head, normal_form, tighten, waves
+from lipcert.lmi.any_size import prove_any_size
 from lipcert.lmi.layout import layout
+from lipcert.lmi.normal_form import between
 from lipcert.lmi.taps import half_spectrum, kernel
 from lipcert.lmi.torus import TorusForm, torus_form
 from lipcert.lmi.waves import prove_on
@@ -59,8 +62,12 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         (2, 5, 5),
     ),
     "upward": (
-        lambda: nn.Sequential(nn.ConvTranspose2d(2, 3, 4, 2, 1), nn.ReLU(), nn.Upsample(scale_factor=2), conv(3, 1, 1)),
+        lambda: nn.Sequential(nn.ConvTranspose2d(2, 3, 4, 2, 1), nn.ReLU(), nn.Upsample(scale_factor=2), conv(3, 1)),
         (2, 3, 3),
+    ),
+    "down and up": (
+        lambda: nn.Sequential(conv(1, 2, 3, 2), nn.ReLU(), nn.ConvTranspose2d(2, 2, 3, 2, 1, 1), nn.ReLU(), conv(2, 1)),
+        (1, 4, 6),
     ),
     "around": (
         lambda: nn.Sequential(
@@ -102,8 +109,8 @@ def on_torus(graph: Graph) -> TorusForm:
 def claim(graph: Graph, torus: tuple[int, ...] | None = None) -> Certificate:
     """What a torus proves, whether or not norms prove more."""
     form = torus_form(graph, graph.input.name, graph.output.name, torus)
-    waves = form.at(form.frequencies())
-    value, lam = prove_on(form, waves, InteriorPoint(1e-5)(waves).multipliers, Recursion()(waves).multipliers)
+    batch = form.at(form.frequencies())
+    value, lam = prove_on(form, batch, InteriorPoint(1e-5)(batch).multipliers, Recursion()(batch).multipliers)
     numbers = {name: tuple(values.tolist()) for name, values in lam.items()}
     block = Block(graph.input.name, graph.output.name, value, numbers, form.torus)
     return Certificate(value, L2, Validity.RIGOROUS, "test", graph.digest(), Multipliers((block,)))
@@ -127,13 +134,13 @@ def spread(graph: Graph, lam: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_what_holds_at_every_frequency_holds_for_every_neuron(name: str, seed: int, wide: float):
     _, graph = built(name, seed)
     form = on_torus(graph)
-    waves = form.at(form.frequencies())
+    batch = form.at(form.frequencies())
     generator = torch.Generator().manual_seed(seed)
     lam = {
         n: values * (1.2 + wide * torch.rand(values.shape, generator=generator))
-        for n, values in Recursion()(waves).multipliers.items()
+        for n, values in Recursion()(batch).multipliers.items()
     }
-    rho = tighten(waves, lam)
+    rho = tighten(batch, lam)
     here = tighten(normal_form(graph), spread(graph, lam))
     assert here <= rho * (1 + 1e-9)
     if name == "around" and rho < math.inf:
@@ -277,9 +284,9 @@ def test_a_batch_is_solved_by_the_matrices_that_matter():
     model = nn.Sequential(conv(1, 4), nn.ReLU(), conv(4, 4), nn.ReLU(), conv(4, 4), nn.ReLU(), conv(4, 2)).eval()
     graph = trace(model, (1, 11, 11))
     form = on_torus(graph)
-    waves = form.at(form.frequencies())
-    found, whole = Exchange()(waves), InteriorPoint(1e-6)(waves)
-    assert found.rho == pytest.approx(tighten(waves, found.multipliers), rel=1e-12)
+    batch = form.at(form.frequencies())
+    found, whole = Exchange()(batch), InteriorPoint(1e-6)(batch)
+    assert found.rho == pytest.approx(tighten(batch, found.multipliers), rel=1e-12)
     assert found.dual <= whole.rho * (1 + 1e-9)
     assert whole.dual * (1 - 1e-9) <= found.rho <= found.dual * (1 + 2.1e-4)
 
@@ -422,3 +429,170 @@ def test_a_torus_of_absurd_size_is_too_large_and_costs_nothing():
     wrong = replace(certificate, evidence=Multipliers((replace(block, torus=(10**6, 10**6)),)))
     with pytest.raises(CheckFailed, match="multiply-adds"):
         check(wrong, graph)
+
+
+def small(model: nn.Module) -> nn.Module:
+    """Weights so small that multipliers of one prove any bound of a few units, where the embedding holds."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.05)
+    return model.eval()
+
+
+def careless(graph: Graph, torus: tuple[int, ...], target: str = "") -> Certificate:
+    """A claim far above the constant, on a torus of this size, without a look at whether it holds the network."""
+    target = target or graph.output.name
+    inner = [node for node in between(graph, graph.input.name, target) if isinstance(node, Activation)]
+    numbers = {node.name: (1.0,) * node.shape[0] for node in inner}
+    block = Block(graph.input.name, target, 100.0, numbers, torus)
+    return Certificate(1e6, L2, Validity.RIGOROUS, "careless", graph.digest(), Multipliers((block,)))
+
+
+def one_sided(before: int) -> Graph:
+    """A convolution with two taps that pads on one side only, twice."""
+    graph = trace(small(nn.Sequential(nn.Conv1d(1, 2, 2), nn.ReLU(), nn.Conv1d(2, 1, 2))), (1, 5))
+    nodes = []
+    for node in graph:
+        if isinstance(node, Affine):
+            pad = (1, 0) if before else (0, 1)
+            into = (node.map.in_shape[0], 5)
+            nodes.append(replace(node, map=replace(node.map, in_shape=into, out_sizes=(5,), padding=(pad,))))
+        else:
+            nodes.append(replace(node, shape=(node.shape[0], 5)))
+    return Graph(tuple(nodes))
+
+
+CARELESS: dict[str, tuple[Callable[[], Graph], tuple[int, ...], str]] = {
+    "fits": (lambda: one_sided(0), (6,), ""),
+    "fits before": (lambda: one_sided(1), (6,), ""),
+    "reaches around at the end": (lambda: one_sided(0), (5,), "around"),
+    "reaches around at the start": (lambda: one_sided(1), (5,), "around"),
+    "overlaps": (lambda: trace(small(nn.Sequential(nn.Conv1d(1, 1, 1), nn.ReLU())), (1, 5)), (4,), "does not fit"),
+    "fits exactly": (lambda: trace(small(nn.Sequential(nn.Conv1d(1, 1, 1), nn.ReLU())), (1, 5)), (5,), ""),
+    "circle too large": (
+        lambda: trace(small(nn.Sequential(nn.Conv1d(1, 1, 3, 1, 1, padding_mode="circular"), nn.ReLU())), (1, 5)),
+        (6,),
+        "circles",
+    ),
+    "padded twice": (
+        lambda: trace(small(nn.Sequential(nn.Conv1d(1, 2, 1), nn.ReLU(), *[nn.Conv1d(2, 2, 3, 1, 1)] * 2)), (1, 5)),
+        (9,),
+        "beyond the image",
+    ),
+    "padded, mixed, padded": (
+        lambda: trace(
+            small(
+                nn.Sequential(
+                    nn.Conv1d(1, 2, 1),
+                    nn.ReLU(),
+                    nn.Conv1d(2, 2, 3, 1, 1),
+                    nn.Conv1d(2, 2, 1),
+                    nn.Conv1d(2, 2, 3, 1, 1),
+                )
+            ),
+            (1, 5),
+        ),
+        (9,),
+        "beyond the image",
+    ),
+    "transposed after a sum": (
+        lambda: trace(
+            small(nn.Sequential(nn.ReLU(), nn.Conv1d(1, 2, 3, 1, 1), nn.ConvTranspose1d(2, 1, 3, 1, 1))), (1, 5)
+        ),
+        (9,),
+        "beyond the image",
+    ),
+    "reflected": (
+        lambda: trace(
+            small(nn.Sequential(nn.ReLU(), nn.Conv1d(1, 2, 3, 1, 1, padding_mode="reflect"), nn.ReLU())), (1, 5)
+        ),
+        (9,),
+        "same at every position",
+    ),
+    "sorted": (
+        lambda: trace(small(nn.Sequential(nn.Conv1d(1, 2, 1), MaxMin(dim=1), nn.ReLU())), (1, 5)),
+        (9,),
+        "not shift-invariant",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CARELESS)
+def test_a_claim_of_any_height_is_refused_where_the_torus_does_not_hold_the_network(name: str):
+    build, torus, why = CARELESS[name]
+    graph = build()
+    claimed = careless(graph, torus)
+    if not why:
+        assert check(claimed, graph).bound == claimed.bound
+        assert check_float64(claimed, graph).bound == claimed.bound
+        return
+    with pytest.raises(CheckFailed, match=why):
+        check(claimed, graph)
+    with pytest.raises(CheckFailed):
+        check_float64(claimed, graph)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.SiLU])
+def test_a_bound_for_every_size_is_above_that_of_each(stride: int, activation: Callable[[], nn.Module]):
+    torch.manual_seed(0)
+    layers = (
+        nn.Conv1d(1, 3, 3, stride, 1),
+        activation(),
+        nn.Conv1d(3, 2, 3, 1, 1),
+        activation(),
+        nn.Conv1d(2, 1, 3, 1, 1),
+    )
+    model = nn.Sequential(*layers).eval()
+    graph = trace(model, (1, 12))
+    bounds = []
+    for grid in (4, 60, 400):
+        form = torus_form(graph, graph.input.name, graph.output.name, (max(grid, 7 if stride == 2 else 13),))
+        batch = form.at(form.frequencies())
+        found = Exchange()(batch)
+        bounds.append(prove_any_size(form, batch, found.multipliers))
+        assert found.dual**0.5 <= bounds[-1]
+    assert bounds[0] > bounds[1] > bounds[2]
+    assert bounds[2] <= 1.05 * claim(graph, (400,)).bound
+    for size in (3, 20, 57):
+        other = trace(model, (1, size))
+        here = on_torus(other)
+        assert Exchange()(here.at(here.frequencies())).dual ** 0.5 <= bounds[2]
+        assert witness(model, (1, size), budget=Budget(seconds=0.2)).ratio <= bounds[2]
+
+
+def test_a_size_that_is_fixed_has_no_bound_for_every_size():
+    for graph in (built("around")[1], headed("flat")[1]):
+        form = on_torus(graph)
+        with pytest.raises(UnsupportedOperation, match="fix the size"):
+            prove_any_size(form, form.at(form.frequencies()), {})
+
+
+def too_low(graph: Graph) -> Certificate:
+    """A claim a tenth below what the multipliers of a trunk with its head prove."""
+    certificate = FourierLipSDP()(graph)
+    assert isinstance(certificate.evidence, Multipliers)
+    (block,) = certificate.evidence.blocks
+    lower = replace(block, value=0.9 * block.value)
+    return replace(certificate, bound=lower.value, evidence=Multipliers((lower,)))
+
+
+def test_hints_that_flatter_a_claim_prove_nothing(monkeypatch: pytest.MonkeyPatch):
+    _, graph = headed("flat")
+    claimed = too_low(graph)
+    solve, eigvalsh = np.linalg.solve, np.linalg.eigvalsh
+    with monkeypatch.context() as patch:  # what is left on the output looks small: then it is not above what it must be
+        patch.setattr(np.linalg, "solve", lambda a, b: 0.6 * solve(a, b))
+        patch.setattr(waves, "summed", lambda *a: flattered(head.summed(*a)))
+        for proved in (check, check_float64):
+            with pytest.raises(CheckFailed, match="do not prove"):
+                proved(claimed, graph)
+    with monkeypatch.context() as patch:  # its sum looks small: then what is required of it is too much
+        patch.setattr(np.linalg, "eigvalsh", lambda a: np.minimum(eigvalsh(a), 0.5))
+        for proved in (check, check_float64):
+            with pytest.raises(CheckFailed, match="do not prove"):
+                proved(claimed, graph)
+
+
+def flattered(found: head.Sum | None) -> head.Sum | None:
+    return None if found is None else replace(found, N=0.6 * found.N)

@@ -39,7 +39,8 @@ class FourierLipSDP:
     each with a multiplier of its own. The cost does not depend on the number of neurons but on the number of
     frequencies, of which the solver looks at the few that matter; the proof, rounding included, looks at all. The
     network is cut where something else stands, where a sum of convolutions is padded without an activation in between
-    (such as the state of a pre-activation residual network), and where a constraint would be too large. What is left
+    (such as the state of a pre-activation residual network), and where a constraint would be too large. A dense head is
+    bounded with its trunk (`lipcert.lmi.head`) and apart from it, and the lower bound counts. What is left
     is bounded by ``dense``, or by norms. The bound is at most `Product`'s.
 
     Multipliers per channel cost tightness against those per neuron (`LipSDP`), most on small images, and the larger

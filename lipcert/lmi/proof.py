@@ -226,16 +226,34 @@ class Proof:
 
     def holds(self, bound: float) -> bool:
         """Whether the matrix with ``rho = bound**2`` is shown to be positive semidefinite."""
+        return self.within(bound, 0.0, np.inf)
+
+    def within(self, bound: float, least: float, most: float) -> bool:
+        """Whether the eigenvalues of the scaled matrix with ``rho = bound**2`` are shown to lie between two numbers.
+
+        Args:
+            bound: The bound.
+            least: At most 1.
+            most: At most 16, or infinity.
+        """
         require_ieee()
         found = self._scaled(bound)
         if found is None:
             return False
         H, sizes, _ = found
         error, shift = self._allowance(H, sizes)
+        if most < np.inf and not self._above({pair: -block for pair, block in H.items()}, most - shift, error, shift):
+            return False
+        return self._above(H, -least - shift, error, shift)
+
+    def _above(self, H: dict[Pair, Array], raised: float, error: Array, shift: float) -> bool:
+        """Whether ``H + (raised + shift) I`` is shown to be semidefinite, whatever the error."""
+        H = dict(H)
         for name in self.order:
-            H[name, name][..., *np.diag_indices(self.width[name])] -= shift
+            H[name, name] = H[name, name] + raised * np.eye(self.width[name])
         defect = blockwise_defect(H, self.order)
-        return bool(add_up(add_up(defect, error), 4.0 * 2.0**-52) <= shift)
+        # Entries on the diagonal are below 32 before and after: adding rounds by at most 2^-48.
+        return bool(add_up(add_up(defect, error), 2.0**-48) <= shift)
 
     def least_room(self, bound: float) -> float:
         """By how much a bound has to be raised at least for a proof, if no matrix just below is positive semidefinite.

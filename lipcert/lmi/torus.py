@@ -61,6 +61,7 @@ class TorusForm:
         bends: The activations in topological order.
         output: What comes out.
         head: What a dense head makes of it, if there is one.
+        circular: Whether a kernel pads in circles.
     """
 
     torus: Shape
@@ -68,6 +69,7 @@ class TorusForm:
     bends: tuple[Bend, ...]
     output: Field
     head: Field | None = None
+    circular: bool = False
 
     @property
     def unknowns(self) -> int:
@@ -167,7 +169,8 @@ def torus_form(graph: Graph, source: str, target: str, torus: Shape | None = Non
             case _:
                 fields[node.name] = _together(node, read, rows)
     if not found.head:
-        return TorusForm(found.torus, found.rows(found.source), tuple(bends), fields[target])
+        circular = any(found.kernels[node.name].circular for node in found.part if isinstance(node, Affine))
+        return TorusForm(found.torus, found.rows(found.source), tuple(bends), fields[target], circular=circular)
     read = found.head[0].source
     head = head_field([node.map for node in found.head], graph[read].shape, found.phases[read], target)
     return TorusForm(found.torus, found.rows(found.source), tuple(bends), fields[read], head)

@@ -33,12 +33,12 @@ def holds_on(form: TorusForm, multipliers: Multipliers, bound: float, over: Map 
     """Whether multipliers, ``(rows,)`` each, prove ``bound`` at every frequency, rounding included."""
     if form.head is not None:
         return _holds_with_head(form, multipliers, bound, over)
-    twice = _twice(multipliers)
+    double = twice(multipliers)
     every = chunks(form)
     # Where a proof fails, it mostly fails at once: the first chunk is looked at before the others are dealt out.
-    if not holds(form.real_at(every[0]), twice, bound):
+    if not holds(form.real_at(every[0]), double, bound):
         return False
-    return all(over(lambda some: holds(form.real_at(some), twice, bound), every[1:]))
+    return all(over(lambda some: holds(form.real_at(some), double, bound), every[1:]))
 
 
 def prove_on(
@@ -58,7 +58,7 @@ def prove_on(
         over: Where the frequencies are proved, a few at a time.
     """
     sample = form.real_at(chunks(form)[0])
-    room = partial(least_room, sample, _twice(multipliers))
+    room = partial(least_room, sample, twice(multipliers))
     # A look at all frequencies is dear, and a solver's multipliers are mostly feasible: a little room will do.
     rho = tighten(small, multipliers)
     if 0.0 < rho < float("inf"):
@@ -100,8 +100,8 @@ def _holds_with_head(form: TorusForm, multipliers: Multipliers, bound: float, ov
     largest = np.max(np.abs(P), axis=0)
     ends = np.cumsum([len(some) for some in every]).tolist()
     items = [(some, P[end - len(some) : end]) for some, end in zip(every, ends, strict=True)]
-    twice = _twice(multipliers)
-    return all(over(lambda item: _holds_at(form, *item, largest, twice, bound), items))
+    double = twice(multipliers)
+    return all(over(lambda item: _holds_at(form, *item, largest, double, bound), items))
 
 
 def _left_on_output(form: TorusForm, some: Tensor, multipliers: Multipliers, bound: float) -> Array | None:
@@ -139,5 +139,6 @@ def _holds_at(form: TorusForm, some: Tensor, P: Array, largest: Array, multiplie
     return proof.holds(bound)
 
 
-def _twice(multipliers: Multipliers) -> dict[str, Tensor]:
+def twice(multipliers: Multipliers) -> dict[str, Tensor]:
+    """Multipliers for `TorusForm.real_at`."""
     return {name: torch.cat([lam, lam]) for name, lam in multipliers.items()}
