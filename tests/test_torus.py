@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from collections.abc import Callable
@@ -23,7 +24,8 @@ from lipcert.linear import Separable, dense
 from lipcert.lmi import head, normal_form, tighten, waves
 from lipcert.lmi.any_size import prove_any_size
 from lipcert.lmi.layout import layout
-from lipcert.lmi.normal_form import between
+from lipcert.lmi.normal_form import Signal, between
+from lipcert.lmi.proof import Proof
 from lipcert.lmi.taps import half_spectrum, kernel
 from lipcert.lmi.torus import TorusForm, torus_form
 from lipcert.lmi.waves import prove_on
@@ -34,6 +36,8 @@ from lipcert.solvers import Coupled, Exchange, InteriorPoint, Recursion
 from lipcert.solvers.coupled import largest_sum, smoothed
 from lipcert.witness import Budget
 from tests.cases import Join, Residual, settled
+
+exact = importlib.import_module("lipcert.check")
 
 
 class Shortcut(nn.Module):
@@ -573,7 +577,8 @@ def too_low(graph: Graph) -> Certificate:
     certificate = FourierLipSDP()(graph)
     assert isinstance(certificate.evidence, Multipliers)
     (block,) = certificate.evidence.blocks
-    lower = replace(block, value=0.9 * block.value)
+    scaled = {name: tuple(0.81 * value for value in values) for name, values in block.multipliers.items()}
+    lower = replace(block, value=0.9 * block.value, multipliers=scaled)
     return replace(certificate, bound=lower.value, evidence=Multipliers((lower,)))
 
 
@@ -596,3 +601,39 @@ def test_hints_that_flatter_a_claim_prove_nothing(monkeypatch: pytest.MonkeyPatc
 
 def flattered(found: head.Sum | None) -> head.Sum | None:
     return None if found is None else replace(found, N=0.6 * found.N)
+
+
+@pytest.mark.parametrize("name", [*NETS, *(f"{name} with head" for name in HEADED)])
+def test_both_proofs_look_at_the_same_matrices(name: str, monkeypatch: pytest.MonkeyPatch):
+    _, graph = headed(name.removesuffix(" with head")) if name.endswith("head") else built(name)
+    form = on_torus(graph)
+    batch = form.at(form.frequencies())
+    certificate = claim(graph) if form.head is None else FourierLipSDP()(graph)
+    assert isinstance(certificate.evidence, Multipliers)
+    (block,) = certificate.evidence.blocks
+    seen: list[np.ndarray] = []
+
+    def look(terms: list, widths: dict[str, int], alike: bool = False) -> bool:
+        n = sum(width for variable, width in widths.items() if variable)
+        seen.append(exact._floating(iter(terms), widths)[:, :n])
+        return alike
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exact, "_semidefinite_sum", look)
+        check(certificate, graph)
+    lam = {name: torch.tensor(values, dtype=torch.float64) for name, values in block.multipliers.items()}
+    real = form.real_at(form.frequencies())
+    output = real.output if form.head is None else Signal({})
+    proof = Proof(replace(real, output=output), waves.twice(lam))
+    if form.head is not None:
+        size = 2 * form.head.rows
+        proof.border("y", np.zeros((len(seen), size, size)), np.zeros((size, size)), form.head_at(form.frequencies()))
+    n = batch.inputs + batch.neurons
+    proof.H["", ""] = proof.H["", ""] + block.value**2 * np.eye(proof.width[""])
+    ends = dict(zip(proof.order, np.cumsum([proof.width[each] for each in proof.order]), strict=True))
+    H = np.zeros((len(seen), *[max(ends.values())] * 2))
+    for (a, b), part in proof.H.items():
+        rows, columns = (slice(ends[each] - proof.width[each], ends[each]) for each in (a, b))
+        H[:, rows, columns] = part
+        H[:, columns, rows] = np.swapaxes(part, -1, -2)
+    assert np.abs(np.stack(seen) - H[:, :, : 2 * n]).max() <= 1e-12 * np.abs(H).max()

@@ -58,6 +58,8 @@ def prove_any_size(form: TorusForm, small: NormalForm, multipliers: Multipliers,
             least = round_up(Fraction(most) * needed)
             if not bound < float("inf") or not least < 0.5:
                 break
+            if step < 0.5 * least:  # too little room for a proof
+                continue
             lam = twice(raised)
             if all(over(lambda some: Proof(form.real_at(some), lam).within(bound, least, most), every)):  # noqa: B023
                 return bound
