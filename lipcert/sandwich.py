@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from lipcert.certificate import Block, Certificate, Multipliers, Witness
-from lipcert.certifiers import Auto, Certifier, LipSDP, Part, Solved, Split
+from lipcert.certifiers import Auto, Certifier, FourierLipSDP, LipSDP, Part, Solved, Split
+from lipcert.errors import UnsupportedOperation
 from lipcert.graph import Activation, Graph
 from lipcert.linear import Shape
 from lipcert.lmi import NormalForm, largest_pattern, normal_form
@@ -31,7 +32,7 @@ class Sandwich:
     Attributes:
         witness: A pair of inputs.
         pattern: The norm of the network's linear map for some slopes in their intervals: no bound that knows
-            activations by their slopes is lower. ``None`` where the bound is layerwise.
+            activations by their slopes is lower. ``None`` where the bound is layerwise, or neurons are too many.
         dual: No diagonal multipliers give less. A pattern is a dual feasible point, so it is at least ``pattern``.
         certificate: The proved bound.
         parts: How many parts the certificate bounds by multipliers.
@@ -83,13 +84,16 @@ def enclose(
     generator: torch.Generator | None = None,
 ) -> Sandwich:
     """The sandwich of a graph and a pair of its inputs."""
-    solved = by.solve(graph) if isinstance(by, LipSDP | Split | Auto) else Solved(by(graph, L2))
+    solved = by.solve(graph) if isinstance(by, LipSDP | FourierLipSDP | Split | Auto) else Solved(by(graph, L2))
     certificate = solved.certificate
     blocks = certificate.evidence.blocks if isinstance(certificate.evidence, Multipliers) else ()
     if not blocks:
         return Sandwich(pair, None, None, certificate, 0)
     known = {part.block.target: part for part in solved.parts}
-    factors = [_factors(graph, block, known.get(block.target), pair, generator) for block in blocks]
+    try:
+        factors = [_factors(graph, block, known.get(block.target), pair, generator) for block in blocks]
+    except UnsupportedOperation:  # on a torus there may be more neurons than one normal form holds
+        return Sandwich(pair, None, None, certificate, len(blocks))
     pattern, dual = (certificate.bound * math.prod(column) for column in zip(*factors, strict=True))
     return Sandwich(pair, pattern, dual, certificate, len(blocks))
 
@@ -98,7 +102,7 @@ def _factors(
     graph: Graph, block: Block, part: Part | None, pair: Witness, generator: torch.Generator | None
 ) -> tuple[float, float]:
     """What the pattern and the dual bound are of a part's bound."""
-    form = normal_form(graph, block.source, block.target) if part is None else part.form
+    form = normal_form(graph, block.source, block.target) if part is None or block.torus else part.form
     pattern = largest_pattern(form, begin=[_slopes(graph, form, pair)], generator=generator).norm
     dual = 0.0 if part is None else math.sqrt(part.solution.dual)
     return pattern / block.value, max(pattern, dual) / block.value

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lipcert import trace, witness
+from lipcert import sandwich, trace, witness
 from lipcert.certificate import Block, Certificate, Multipliers, Validity
-from lipcert.certifiers import FourierLipSDP, LipSDP, Product
+from lipcert.certifiers import Auto, FourierLipSDP, LipSDP, Product
 from lipcert.errors import CheckFailed, InvalidInput, UnsupportedOperation
 from lipcert.graph import Activation, Affine, Graph
 from lipcert.linear import Separable, dense
@@ -371,10 +371,11 @@ def test_a_head_couples_frequencies_as_it_couples_neurons(name: str, seed: int, 
 @pytest.mark.parametrize("name", HEADED)
 def test_a_trunk_and_its_head_are_one_constraint_that_both_checkers_prove(name: str):
     model, graph = headed(name)
-    certificate = FourierLipSDP()(graph)
+    certificate = FourierLipSDP(dense=0)(graph)
     assert isinstance(certificate.evidence, Multipliers)
     (block,) = certificate.evidence.blocks
     assert (block.source, block.target, bool(block.torus)) == (graph.input.name, graph.output.name, True)
+    assert FourierLipSDP()(graph).bound <= certificate.bound * (1 + 1e-4)  # apart, it is one dense constraint
     best = InteriorPoint()(normal_form(graph))
     assert best.dual**0.5 * (1 - 1e-9) <= certificate.bound < Product()(graph).bound
     assert witness(model, graph.input.shape, budget=Budget(seconds=0.3)).ratio <= certificate.bound
@@ -574,7 +575,7 @@ def test_a_size_that_is_fixed_has_no_bound_for_every_size():
 
 def too_low(graph: Graph) -> Certificate:
     """A claim a tenth below what the multipliers of a trunk with its head prove."""
-    certificate = FourierLipSDP()(graph)
+    certificate = FourierLipSDP(dense=0)(graph)
     assert isinstance(certificate.evidence, Multipliers)
     (block,) = certificate.evidence.blocks
     scaled = {name: tuple(0.81 * value for value in values) for name, values in block.multipliers.items()}
@@ -608,7 +609,7 @@ def test_both_proofs_look_at_the_same_matrices(name: str, monkeypatch: pytest.Mo
     _, graph = headed(name.removesuffix(" with head")) if name.endswith("head") else built(name)
     form = on_torus(graph)
     batch = form.at(form.frequencies())
-    certificate = claim(graph) if form.head is None else FourierLipSDP()(graph)
+    certificate = claim(graph) if form.head is None else FourierLipSDP(dense=0)(graph)
     assert isinstance(certificate.evidence, Multipliers)
     (block,) = certificate.evidence.blocks
     seen: list[np.ndarray] = []
@@ -637,3 +638,22 @@ def test_both_proofs_look_at_the_same_matrices(name: str, monkeypatch: pytest.Mo
         H[:, rows, columns] = part
         H[:, columns, rows] = np.swapaxes(part, -1, -2)
     assert np.abs(np.stack(seen) - H[:, :, : 2 * n]).max() <= 1e-12 * np.abs(H).max()
+
+
+@pytest.mark.parametrize("name", ["strides", "residual"])
+def test_a_sandwich_holds_on_a_torus(name: str):
+    model, graph = built(name)
+    found = sandwich(model, graph.input.shape, by=FourierLipSDP(), budget=Budget(seconds=0.3))
+    assert found.pattern is not None
+    assert found.dual is not None
+    assert found.parts == 1
+    assert found.witness.ratio <= found.pattern <= found.dual <= found.certificate.bound
+
+
+def test_a_sandwich_of_more_neurons_than_fit_has_two_slices():
+    torch.manual_seed(0)
+    model = nn.Sequential(conv(1, 3), nn.ReLU(), conv(3, 2)).eval()
+    found = sandwich(model, (1, 64, 64), by=Auto(), budget=Budget(seconds=0.3))
+    assert (found.pattern, found.dual, found.parts) == (None, None, 1)
+    assert "FourierLipSDP" in found.certificate.method
+    assert found.witness.ratio <= found.certificate.bound < Product()(trace(model, (1, 64, 64))).bound

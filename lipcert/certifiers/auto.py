@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from lipcert import solvers
 from lipcert.certificate import Certificate
-from lipcert.certifiers.fourier import FourierLipSDP, TorusOutline
+from lipcert.certifiers.fourier import FourierLipSDP, TorusOutline, with_head
 from lipcert.certifiers.lipsdp import LipSDP, Solved
 from lipcert.certifiers.product import Product
 from lipcert.certifiers.split import Outline, Split, unknowns
@@ -72,7 +72,8 @@ class Auto:
         why = f"{max(whole)} unknowns, over {self.largest}"
         product = self.product.shared(self.over)
         waves = FourierLipSDP(self.seconds, dense=self.largest, product=product, progress=self.progress, over=self.over)
-        if any(stretch.kind == "torus" for stretch in TorusOutline(graph).stretches(waves.largest, waves.dense)):
+        stretches = TorusOutline(graph, with_head).stretches(waves.largest, waves.dense)
+        if any(stretch.kind != "dense" for stretch in stretches):
             return _because(why, waves.solve(graph))
         if not fitting:
             return self._layerwise(graph, norms, why)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,7 +18,7 @@ from lipcert.errors import UnsupportedOperation
 from lipcert.graph import Graph
 from lipcert.linear import Dense
 from lipcert.lmi import normal_form, reduced
-from lipcert.lmi.layout import layout
+from lipcert.lmi.layout import Layout, layout
 from lipcert.lmi.normal_form import neurons
 from lipcert.lmi.taps import Kernel
 from lipcert.lmi.torus import torus_form
@@ -90,9 +90,8 @@ class FourierLipSDP:
         """Certify a graph, and hand out what the solvers found besides."""
         require_l2(norms, "FourierLipSDP")
         layerwise = self.product.shared(self.over)(graph, norms)
-        outline = TorusOutline(graph)
-        apart = outline.stretches(self.largest, self.dense)
-        plans = [apart, outline.headed(apart, self.dense)]
+        outlines = [TorusOutline(graph, allowed) for allowed in (without_head, with_head)]
+        plans = [outline.stretches(self.largest, self.dense) for outline in outlines]
         stretches = list(dict.fromkeys(stretch for plan in plans for stretch in plan))
         solved = self.over(
             lambda stretch: self._solved(graph, stretch, self._share(stretch, stretches)),
@@ -172,69 +171,62 @@ class Stretch:
     work: float
 
 
+def without_head(found: Layout) -> bool:
+    """Whether a part has no dense head."""
+    return not found.head
+
+
+def with_head(found: Layout) -> bool:
+    """Whether a part may stand on a torus: all may."""
+    return True
+
+
 class TorusOutline(Outline):
     """The bottlenecks of a graph, and which stretches between them fit a torus."""
 
-    def __init__(self, graph: Graph) -> None:
-        """Find them."""
+    def __init__(self, graph: Graph, allowed: Callable[[Layout], bool] = without_head) -> None:
+        """Find them.
+
+        Args:
+            graph: The network.
+            allowed: Which parts to put on a torus.
+        """
         super().__init__(graph)
         self.graph = graph
+        self._allowed = allowed
         self._kernels: dict[str, Kernel] = {}
-        self._known: dict[tuple[int, int], tuple[int, int] | None] = {}
+        self._known: dict[tuple[int, int], tuple[int, Stretch] | None] = {}
 
     def stretches(self, largest: int, dense: int) -> list[Stretch]:
         """What stands on a torus, and what is left to dense constraints."""
         found: list[Stretch] = []
-        left: list[tuple[int, int]] = []
-        for a, b in self.cheapest(largest, None):
-            i, j = self._trimmed(a, b)
-            size = self._size(i, j)
-            if size is not None and size[0] <= largest:
-                found.append(self._stretch(i, j, "torus", float(size[1])))
-            elif left and left[-1][1] == a:
-                left[-1] = left[-1][0], b
-            else:
-                left.append((a, b))
-        return sorted([*found, *(each for ends in left for each in self._dense(*ends, dense))], key=_place)
-
-    def headed(self, stretches: Sequence[Stretch], dense: int) -> list[Stretch]:
-        """The same with the dense heads that follow what stands on a torus taken in."""
-        found: list[Stretch] = []
         end = 0
-        for stretch in (each for each in stretches if each.kind == "torus"):
-            found += self._dense(end, stretch.span[0], dense)
-            found.append(self._head(stretch) or stretch)
-            end = found[-1].span[1]
+        for a, b in self.cheapest(largest, None):
+            stretch = self._fitting(*self._trimmed(a, b), largest)
+            if stretch is not None:
+                found += [*self._dense(end, stretch.span[0], dense), stretch]
+                end = stretch.span[1]
         return [*found, *self._dense(end, len(self.names) - 1, dense)]
-
-    def _head(self, stretch: Stretch) -> Stretch | None:
-        (i, j), best = stretch.span, None
-        for k in range(j + 1, len(self.names)):
-            try:
-                found = layout(self.graph, self.names[i], self.names[k], known=self._kernels)
-            except UnsupportedOperation:
-                break
-            if any(isinstance(node.map, Dense) for node in found.head):
-                work = 10.0 * math.prod(found.torus) * _work([*found.widths, math.prod(self.nodes[k].shape)])
-                best = Stretch((self.names[i], self.names[k]), (i, k), "head", work)
-        return best
 
     def _dense(self, begin: int, end: int, dense: int) -> list[Stretch]:
         sizes = {(i, j): self._unknowns(i, j) for i, j in self.runs(begin, end)}
-        return [self._stretch(*span, "dense", 30.0 * size**3) for span, size in sizes.items() if size <= dense]
+        return [self._stretch(*span, "dense", 3.0 * size**3) for span, size in sizes.items() if size <= dense]
 
-    def _stretch(self, i: int, j: int, kind: Literal["torus", "dense"], work: float) -> Stretch:
+    def _stretch(self, i: int, j: int, kind: Literal["torus", "head", "dense"], work: float) -> Stretch:
         return Stretch((self.names[i], self.names[j]), (i, j), kind, work)
 
     def _price(self, a: int, b: int, largest: int) -> tuple[int, int] | None:
         """Whether a stretch does not fit a torus, and its cost; ``None`` if it can be cut and has to be."""
         i, j = self._trimmed(self.points[a], self.points[b])
-        if not any(neurons(node) for step in self.steps[i:j] for node in step):
+        if not self._bends(i, j):
             return 0, 0
-        size = self._size(i, j)
-        if size is not None and size[0] <= largest:
-            return 0, size[1]
+        stretch = self._fitting(i, j, largest)
+        if stretch is not None:
+            return 0, int(stretch.work)
         return (1, 0) if b == a + 1 else None
+
+    def _bends(self, i: int, j: int) -> bool:
+        return any(neurons(node) for step in self.steps[i:j] for node in step)
 
     def _trimmed(self, i: int, j: int) -> tuple[int, int]:
         """Without activations at the ends, which are factors."""
@@ -244,25 +236,30 @@ class TorusOutline(Outline):
             j -= 1
         return i, j
 
-    def _size(self, i: int, j: int) -> tuple[int, int] | None:
-        """Rows at one frequency, and the work of all frequencies, of a stretch that fits a torus."""
+    def _fitting(self, i: int, j: int, largest: int) -> Stretch | None:
+        """A stretch that fits a torus and has at most so many rows."""
         if (i, j) not in self._known:
             self._known[i, j] = self._measured(i, j)
-        return self._known[i, j]
+        known = self._known[i, j]
+        return None if known is None or known[0] > largest else known[1]
 
-    def _measured(self, i: int, j: int) -> tuple[int, int] | None:
-        if i >= j or not any(neurons(node) for step in self.steps[i:j] for node in step):
+    def _measured(self, i: int, j: int) -> tuple[int, Stretch] | None:
+        """The rows at one frequency of a stretch that fits a torus."""
+        if i >= j or not self._bends(i, j):
             return None
         try:
             found = layout(self.graph, self.names[i], self.names[j], known=self._kernels)
         except UnsupportedOperation:
             return None
-        widths = found.widths
-        return sum(widths), (math.prod(found.torus) // 2 + 1) * _work(widths)
-
-
-def _place(stretch: Stretch) -> tuple[int, int]:
-    return stretch.span
+        if not self._allowed(found):
+            return None
+        widths, count = found.widths, math.prod(found.torus) // 2 + 1
+        if not found.head:
+            return sum(widths), self._stretch(i, j, "torus", float(count * _work(widths)))
+        if not any(isinstance(node.map, Dense) for node in found.head):
+            return None
+        outputs = math.prod(self.nodes[j].shape)
+        return sum(widths), self._stretch(i, j, "head", 10.0 * count * _work([*widths, outputs]))
 
 
 def _work(widths: Sequence[int]) -> int:
