@@ -21,7 +21,7 @@ from lipcert.certifiers import Auto, FourierLipSDP, LipSDP, Product
 from lipcert.errors import CheckFailed, InvalidInput, UnsupportedOperation
 from lipcert.graph import Activation, Affine, Graph
 from lipcert.linear import Separable, dense
-from lipcert.lmi import head, normal_form, tighten, waves
+from lipcert.lmi import head, holds, normal_form, tighten, waves
 from lipcert.lmi.any_size import prove_any_size
 from lipcert.lmi.layout import layout
 from lipcert.lmi.normal_form import Signal, between
@@ -657,3 +657,21 @@ def test_a_sandwich_of_more_neurons_than_fit_has_two_slices():
     assert (found.pattern, found.dual, found.parts) == (None, None, 1)
     assert "FourierLipSDP" in found.certificate.method
     assert found.witness.ratio <= found.certificate.bound < Product()(trace(model, (1, 64, 64))).bound
+
+
+def test_every_frequency_has_to_hold(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(waves, "_CHUNK_BYTES", 1)
+    told = []
+    for name in NETS:
+        _, graph = built(name)
+        certificate = claim(graph)
+        assert isinstance(certificate.evidence, Multipliers)
+        (block,) = certificate.evidence.blocks
+        form = on_torus(graph)
+        lam = {name: torch.tensor(values, dtype=torch.float64) for name, values in block.multipliers.items()}
+        each = [holds(form.real_at(some), waves.twice(lam), 0.999 * block.value) for some in waves.chunks(form)]
+        assert len(each) == len(form.frequencies())
+        assert waves.holds_on(form, lam, block.value)
+        assert not waves.holds_on(form, lam, 0.999 * block.value)
+        told.append(each[0])
+    assert any(told)
