@@ -25,8 +25,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lipcert import L2, LINF, answers, trace
-from lipcert.certifiers import Auto, Best, LipSDP, Product, Split
+from lipcert.certificate import Multipliers
+from lipcert.certifiers import Auto, Best, FourierLipSDP, LipSDP, Product, Split
 from lipcert.errors import InvalidInput, NotFinite, RankLost, UnsupportedOperation
+from lipcert.lmi import waves
 from lipcert.ranks import Line, Ranks, deal, in_process, joined, together
 
 ROOT = Path(__file__).parent.parent
@@ -180,7 +182,7 @@ def test_ranks_that_are_about_different_things_are_refused_on_all():
             assert "do not work on the same thing" in str(answer)
 
 
-@pytest.mark.parametrize("by", [Product, LipSDP, Auto])
+@pytest.mark.parametrize("by", [Product, LipSDP, FourierLipSDP, Auto])
 def test_certificates_are_not_made_of_two_networks(by: Callable[..., Any]):
     with torch.random.fork_rng():
         graphs = [trace(network(seed), SHAPE) for seed in range(2)]
@@ -270,6 +272,16 @@ def test_the_same_certificates_from_ranks_that_are_threads():
         graph = trace(network(), SHAPE)
     for by in (Product, LipSDP):
         assert simulated(3, lambda over, by=by: by(over=over)(graph).to_json()) == [by()(graph).to_json()] * 3
+
+
+def test_frequencies_are_dealt_out_as_well(monkeypatch: pytest.MonkeyPatch):
+    with torch.random.fork_rng():
+        graph = trace(network(), SHAPE)
+    monkeypatch.setattr(waves, "_CHUNK_BYTES", 1)
+    alone = FourierLipSDP(dense=0)(graph)
+    assert isinstance(alone.evidence, Multipliers)
+    assert any(block.torus for block in alone.evidence.blocks)
+    assert simulated(2, lambda over: FourierLipSDP(dense=0, over=over)(graph).to_json()) == [alone.to_json()] * 2
 
 
 def rank_of_two(rank: int, folder: str) -> None:
