@@ -99,14 +99,14 @@ def chains(seconds: float) -> None:
 
 
 def every_size(seconds: float) -> None:
-    """The shorter chains for images of every size, as the published bounds are, from a grid of 128 x 128 angles."""
+    """The shorter chains for images of every size, as the published bounds are, from a grid of 256 x 256 angles."""
     for net in networks():
         name = net.name.removeprefix("glipsdp_mnist_cnn_")
         if name not in ("C3_CH8", "C5_CH8", "C9_CH8"):
             continue
         graph, _ = chain(net)
         began = time.perf_counter()
-        form = torus_form(graph, graph.input.name, graph.output.name, (128, 128))
+        form = torus_form(graph, graph.input.name, graph.output.name, (256, 256))
         small = reduced(form.at(form.frequencies()))
         solution = Exchange(seconds=seconds)(small)
         bound = prove_any_size(form, small, solution.multipliers)
