@@ -924,7 +924,8 @@ def prove_waves(
 
     def inside(frequency: Place) -> Iterator[Term]:
         """The form at a frequency, without the output."""
-        yield value**2, source, source, *_identities(widths[source]), Fraction(0)
+        one = np.eye(widths[source], dtype=np.int64)
+        yield value**2, source, source, one, one, Fraction(0)
         for node in bent:
             v = _at(waves[node.sources[0]], frequency, torus)
             here = Node("activation", node.name, (widths[node.name],), ends=ends[node.name])
@@ -1010,10 +1011,8 @@ def _with_head(
     N = []
     for frequency in frequencies:
         B = made(frequency)
-        H, right = (
-            _floating(inside(frequency), widths),
-            np.concatenate([_floats(B, name, widths) for name in widths], 1),
-        )
+        H = _floating(inside(frequency), widths)
+        right = np.concatenate([_floats(B, name, widths) for name in widths], 1)
         try:
             N.append(right @ np.linalg.solve(H, right.T))
         except np.linalg.LinAlgError:
@@ -1067,11 +1066,6 @@ def _floating(terms: Iterator[Term], widths: dict[str, int]) -> np.ndarray:
 def _free(name: str, rows: int, dimensions: int) -> Wave:
     one = np.eye(rows, dtype=np.int64)
     return Wave(rows, True, Fraction(1), {name: {(0,) * dimensions: one}}, {name: one})
-
-
-def _identities(size: int) -> tuple[np.ndarray, np.ndarray]:
-    one = np.eye(size, dtype=np.int64)
-    return one, one
 
 
 def _kernel(node: Node) -> Kernel:

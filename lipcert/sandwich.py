@@ -102,7 +102,7 @@ def _factors(
     graph: Graph, block: Block, part: Part | None, pair: Witness, generator: torch.Generator | None
 ) -> tuple[float, float]:
     """What the pattern and the dual bound are of a part's bound."""
-    form = normal_form(graph, block.source, block.target) if part is None or block.torus else part.form
+    form = normal_form(graph, block.source, block.target) if part is None or part.form is None else part.form
     pattern = largest_pattern(form, begin=[_slopes(graph, form, pair)], generator=generator).norm
     dual = 0.0 if part is None else math.sqrt(part.solution.dual)
     return pattern / block.value, max(pattern, dual) / block.value

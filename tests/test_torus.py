@@ -98,12 +98,15 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-def built(name: str, seed: int = 0) -> tuple[nn.Module, Graph]:
-    build, shape = NETS[name]
+def made(build: Callable[[], nn.Module], shape: tuple[int, ...], seed: int) -> tuple[nn.Module, Graph]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = settled(build()).eval()
     return model, trace(model, shape)
+
+
+def built(name: str, seed: int = 0) -> tuple[nn.Module, Graph]:
+    return made(*NETS[name], seed)
 
 
 def on_torus(graph: Graph) -> TorusForm:
@@ -337,11 +340,7 @@ HEADED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 def headed(name: str, seed: int = 0) -> tuple[nn.Module, Graph]:
-    build, shape = HEADED[name]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = build().eval()
-    return model, trace(model, shape)
+    return made(*HEADED[name], seed)
 
 
 @pytest.mark.parametrize("name", HEADED)

@@ -135,15 +135,15 @@ class FourierLipSDP:
         if stretch.kind == "dense":
             return None if block is None else Part(normal_form(graph, *stretch.ends), solution, block)
         form = torus_form(graph, *stretch.ends)
-        small = form.headed_at(form.frequencies()) if form.head else reduced(form.at(form.frequencies()))
         if form.head is None:
+            small = reduced(form.at(form.frequencies()))
             value, multipliers = prove_on(form, small, solution.multipliers, over=self.over)
         else:
             value, multipliers = prove_with_head(form, solution.multipliers, solution.rho, self.over)
         if not math.isfinite(value):
             return None
         numbers = {name: tuple(lam.tolist()) for name, lam in multipliers.items()}
-        return Part(small, solution, Block(*stretch.ends, value, numbers, form.torus))
+        return Part(None, solution, Block(*stretch.ends, value, numbers, form.torus))
 
 
 def _layerwise(graph: Graph, layerwise: Certificate, block: Block) -> float:

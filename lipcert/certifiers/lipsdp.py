@@ -28,12 +28,12 @@ class Part:
     """A part of a graph with what a solver found for it, which no certificate holds.
 
     Attributes:
-        form: The part in normal form.
+        form: The part in normal form; ``None`` on a torus.
         solution: What the solver found.
         block: The bound proven from it.
     """
 
-    form: NormalForm
+    form: NormalForm | None
     solution: Solution
     block: Block
 

@@ -173,6 +173,12 @@ def spectrum(form: NormalForm, multipliers: Multipliers) -> Tensor:
     return torch.where(bad, torch.inf, values)
 
 
+def named(form: NormalForm, lam: Tensor) -> dict[str, Tensor]:
+    """Multipliers of all layers in a row, by layer."""
+    pieces = lam.split([layer.count for layer in form.layers])
+    return {layer.name: piece for layer, piece in zip(form.layers, pieces, strict=True)}
+
+
 def graded(form: NormalForm, multipliers: Multipliers, step: float) -> dict[str, Tensor]:
     """Multipliers raised by powers of ``step``, every layer's over those of the layer after it: all pivots get room."""
     depth = len(form.layers)

@@ -57,8 +57,7 @@ def head_field(maps: Sequence[LinearMap], shape: Shape, phases: Shape, path: str
             case Reshape():
                 continue
             case Dense(weight, in_shape) if M is None and len(in_shape) == 1:
-                M = sizes = weight
-                sizes = weight.abs()
+                M, sizes = weight, weight.abs()
             case Dense(weight, in_shape) if M is not None and sizes is not None and len(in_shape) == 1:
                 M, sizes, rounds = M @ weight, sizes @ weight.abs(), rounds + 2 * (weight.shape[0] + 2)
             case Separable() if M is not None and sizes is not None:

@@ -168,12 +168,12 @@ def torus_form(graph: Graph, source: str, target: str, torus: Shape | None = Non
                 fields[node.name] = Field({node.name: identity(rows, dimensions)}, rows)
             case _:
                 fields[node.name] = _together(node, read, rows)
-    if not found.head:
-        circular = any(found.kernels[node.name].circular for node in found.part if isinstance(node, Affine))
-        return TorusForm(found.torus, found.rows(found.source), tuple(bends), fields[target], circular=circular)
-    read = found.head[0].source
-    head = head_field([node.map for node in found.head], graph[read].shape, found.phases[read], target)
-    return TorusForm(found.torus, found.rows(found.source), tuple(bends), fields[read], head)
+    circular = any(found.kernels[node.name].circular for node in found.part if isinstance(node, Affine))
+    last, head = target, None
+    if found.head:
+        last = found.head[0].source
+        head = head_field([node.map for node in found.head], graph[last].shape, found.phases[last], target)
+    return TorusForm(found.torus, found.rows(found.source), tuple(bends), fields[last], head, circular)
 
 
 def _filtered(operator: Taps, roundings: int, field: Field, rows: int) -> Field:

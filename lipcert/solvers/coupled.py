@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lipcert.lmi import Factors, Multipliers, NormalForm, Signal, factorise
 from lipcert.lmi.dual import softmax
-from lipcert.lmi.elimination import over_batch
+from lipcert.lmi.elimination import named, over_batch
 from lipcert.lmi.head import Sum, summed
 from lipcert.solvers.descent import Descent, Function, Point
 from lipcert.solvers.solution import Progress, Solution, silent
@@ -58,9 +58,8 @@ class Coupled:
             ``None`` if no multiple of the start is feasible.
         """
         began = time.monotonic()
-        first = min(_SCALES, key=lambda scale: largest_sum(form, weights, _times(start, scale)))
+        least, first = min((largest_sum(form, weights, _times(start, scale)), scale) for scale in _SCALES)
         best = torch.cat([start[layer.name] * first for layer in form.layers])
-        least = largest_sum(form, weights, _times(start, first))
         if not 0.0 < least < float("inf"):
             return None
         theta, count = best.clamp_min(1e-300).log(), 0
@@ -76,8 +75,8 @@ class Coupled:
                     best, least = descent.theta.exp(), descent.point.note
                 progress(count, least, 0.0)
             theta = descent.theta
-        named = {name: lam * least for name, lam in _named(form, best).items()}
-        return Solution(named, least, 0.0, count, repr(self))
+        found = {name: lam * least for name, lam in named(form, best).items()}
+        return Solution(found, least, 0.0, count, repr(self))
 
 
 def largest_sum(form: NormalForm, weights: Tensor, relative: Multipliers) -> float:
@@ -103,17 +102,12 @@ def _times(multipliers: Multipliers, scale: float) -> dict[str, Tensor]:
     return {name: lam * scale for name, lam in multipliers.items()}
 
 
-def _named(form: NormalForm, lam: Tensor) -> dict[str, Tensor]:
-    pieces = lam.split([layer.count for layer in form.layers])
-    return {layer.name: piece for layer, piece in zip(form.layers, pieces, strict=True)}
-
-
 def smoothed(form: NormalForm, weights: Tensor, t: float) -> Function:
     """The smoothed logarithm of rho as a function of the multipliers' logarithms; its note is rho."""
 
     def function(theta: Tensor) -> Point | None:
         lam = theta.exp()
-        found = _sum(form, _named(form, lam))
+        found = _sum(form, named(form, lam))
         if found is None:
             return None
         total = _total(found[1], weights)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lipcert.lmi import Multipliers, NormalForm, factorise, tighten, vectors_of
 from lipcert.lmi.dual import directions_of, softmax
-from lipcert.lmi.elimination import over_batch
+from lipcert.lmi.elimination import named, over_batch
 from lipcert.solvers.descent import Descent, Function, Point
 from lipcert.solvers.low_rank import Ascent
 from lipcert.solvers.recursion import begun
@@ -80,7 +80,7 @@ class FirstOrder:
                 if descent.point.note < least:
                     best, least = descent.theta, descent.point.note
             theta = descent.theta
-        multipliers = _named(small, best.exp())
+        multipliers = named(small, best.exp())
         found = tighten(small, multipliers)
         if not found <= rho:
             multipliers, found = dict(given), rho
@@ -98,17 +98,12 @@ class FirstOrder:
         return ascent.value
 
 
-def _named(form: NormalForm, lam: Tensor) -> dict[str, Tensor]:
-    pieces = lam.split([layer.count for layer in form.layers])
-    return {layer.name: piece for layer, piece in zip(form.layers, pieces, strict=True)}
-
-
 def _smoothed(form: NormalForm, t: float) -> Function:
     """The smoothed logarithm of rho as a function of the multipliers' logarithms; its note is rho."""
 
     def function(theta: Tensor) -> Point | None:
         lam = theta.exp()
-        found = factorise(form, _named(form, lam))
+        found = factorise(form, named(form, lam))
         if found is None:
             return None
         values, vectors = torch.linalg.eigh(found.G)
