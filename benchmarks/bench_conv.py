@@ -1,7 +1,7 @@
 """Convolutional and residual networks: bounds, times, and what nobody can go below.
 
-    python -m benchmarks.bench_conv [digits] [chains] [every_size] [others] [trunks] [resnet] [large] [grids]
-        [--threads N] [--seconds S]
+    python -m benchmarks.bench_conv [digits] [chains] [every_size] [others] [whole] [trunks] [resnet] [large]
+        [grids] [--threads N] [--seconds S]
 
 Every bound printed is proved by the float64 kernel with outward rounding. Networks that others trained are read from
 beside the checkout; parts that need them say so and are left out without them. Times include the norms and the proof.
@@ -125,6 +125,12 @@ def others(seconds: float) -> None:
         compared(net.name, model, graph, FourierLipSDP(seconds))
 
 
+def whole(seconds: float) -> None:
+    """What is left of the convolutional networks of others: whole chains with their heads, digits, denoisers."""
+    for net, model, graph in found("digits_cnn", "mnist_cnn_C5", "mnist_cnn_C9", "averaged_cnn", "realsn"):
+        compared(net.name, model, graph, FourierLipSDP(seconds))
+
+
 def trunks(seconds: float) -> None:
     """Networks of the size of CIFAR, trained if the images are there."""
     for strides, channels in (((2, 1, 2, 1, 1, 1), 64), ((1, 1, 1, 1), 32)):
@@ -186,7 +192,7 @@ def say(text: str) -> None:
 
 
 PARTS: dict[str, Callable[[float], None]] = {
-    part.__name__: part for part in (digits, chains, every_size, others, trunks, resnet, large, grids)
+    part.__name__: part for part in (digits, chains, every_size, others, whole, trunks, resnet, large, grids)
 }
 
 
