@@ -1,18 +1,14 @@
-"""Matrices that break floating-point norms, oracles that lie, and exact lower bounds that catch a bound too low."""
+"""Matrices that break floating-point norms, and exact lower bounds that catch a bound too low."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
 
-from lipcert.kernel.backend import Backend, Parts
-
 Array = np.ndarray
-UNIT = 2.0**-53
 _SHORT = 6
 
 
@@ -100,6 +96,41 @@ def _tall(rng: np.random.Generator) -> Array:
     return A if rng.random() < 0.5 else A.T
 
 
+def _kahan(rng: np.random.Generator) -> Array:
+    n = int(rng.integers(1, _SHORT + 1))
+    c = rng.uniform(0.1, 0.99)
+    return np.sqrt(1.0 - c * c) ** np.arange(n)[:, None] * (np.eye(n) - c * np.triu(np.ones((n, n)), 1))
+
+
+def _threshold(rng: np.random.Generator) -> Array:
+    """Entries about where the kernel drops them, beside one it does not."""
+    A = np.ldexp(rng.standard_normal(_shape(rng)), rng.integers(-304, -296))
+    A[0, 0] = 1.0
+    return np.ldexp(A, int(rng.integers(-700, 900)))
+
+
+def _cancelling(rng: np.random.Generator) -> Array:
+    """Columns that are equal but for the last bits, with signs."""
+    m, n = _shape(rng)
+    column = rng.standard_normal((m, 1)) * rng.choice([-1.0, 1.0], (1, n))
+    return column * (1.0 + 2.0**-52 * rng.integers(-4, 5, (m, n)))
+
+
+def _last_normal(rng: np.random.Generator) -> Array:
+    """Entries on both sides of the smallest normal number."""
+    return rng.uniform(0.25, 4.0, _shape(rng)) * 2.0**-1022 * rng.choice([-1.0, 1.0])
+
+
+def _odd_bits(rng: np.random.Generator) -> Array:
+    """All equal, with as many digits as there are: every sum rounds the same way."""
+    return np.full(_shape(rng), np.nextafter(rng.uniform(0.5, 1.0), 1.0))
+
+
+def _largest(rng: np.random.Generator) -> Array:
+    """The largest float64, its neighbours, and zeros."""
+    return rng.choice([0.0, 1.7976931348623157e308, -1.7976931348623155e308, 8.98846567431158e307], _shape(rng))
+
+
 FAMILIES: dict[str, Callable[[np.random.Generator], Array]] = {
     "exponents from -1074 to 1000": lambda rng: _powers(rng, -1074, 1000),
     "subnormal numbers": _subnormal,
@@ -117,7 +148,27 @@ FAMILIES: dict[str, Callable[[np.random.Generator], Array]] = {
     "small integers": _integers,
     "vectors": _vector,
     "tall or wide": _tall,
+    "Kahan": _kahan,
+    "about the threshold of what is dropped": _threshold,
+    "columns equal but for the last bits": _cancelling,
+    "about the smallest normal number": _last_normal,
+    "all equal": _odd_bits,
+    "the largest numbers": _largest,
 }
+
+
+def larger(rng: np.random.Generator) -> Array:
+    """A matrix of 40 to 200 rows or columns: Gaussian, rounded, orthogonal, of rank one and noise, or graded."""
+    m, n = (int(size) for size in rng.integers(40, 201, 2))
+    A = rng.standard_normal((m, n))
+    kind = int(rng.integers(5))
+    if kind == 1:
+        return A.astype(np.float32).astype(np.float64)
+    if kind == 2:
+        return np.linalg.qr(A)[0]
+    if kind == 3:
+        return np.outer(A[:, 0], A[0]) + 1e-9 * A
+    return np.ldexp(A, -rng.integers(0, 400, (m, 1))) if kind == 4 else A
 
 
 def exact_integers(A: Array) -> tuple[Array, int]:
@@ -138,56 +189,12 @@ def squared_norm_below(A: Array) -> Fraction:
         return Fraction(0)
     exponent = math.frexp(peak)[1]
     scaled = np.ldexp(np.ldexp(A, -(exponent // 2)), exponent // 2 - exponent)
-    v = np.linalg.svd(scaled, full_matrices=False)[2][0]
     integers, e = exact_integers(A)
+    return rayleigh(integers, np.linalg.svd(scaled, full_matrices=False)[2][0]) * Fraction(4) ** e
+
+
+def rayleigh(integers: Array, v: Array) -> Fraction:
+    """``|N v|**2 / |v|**2`` for an integer matrix N, exactly, with v rounded to 60 bits."""
     direction = np.array([int(x) for x in np.rint(np.ldexp(v, 60))], dtype=object)
     image = integers.dot(direction)
-    return Fraction(int(image.dot(image)), int(direction.dot(direction))) * Fraction(4) ** e
-
-
-@dataclass
-class Liar:
-    """A backend that stays within the gemm error model and otherwise does what flatters a certificate most.
-
-    Gram matrices come out as small, in the direction of the top eigenvector, as the error ball allows; the factor is
-    of the positive part of H and never fails; its product comes out as near to H as the ball allows; and the
-    eigenvalue estimate is ``estimate`` times what would make the certifier start without any slack.
-
-    Attributes:
-        estimate: What the eigenvalue estimate is multiplied by.
-        copies: How often the factor is repeated (and scaled down): the same product, from longer and looser sums.
-    """
-
-    estimate: float = 1.0
-    copies: int = 1
-    target: Array | None = field(default=None, init=False)
-
-    def backend(self) -> Backend:
-        """Fresh hooks."""
-        self.target = None
-        return Backend(self._gemm, self._cholesky, self._top_eigenvalue)
-
-    def _gemm(self, a: Array, b: Array) -> Array:
-        product = np.matmul(a.astype(np.longdouble), b.astype(np.longdouble))
-        # One rounding of the ball is kept for the conversion of the result to float64.
-        k = a.shape[-1]
-        radius = np.longdouble((k - 1) * UNIT) * np.matmul(np.abs(a).astype(np.longdouble), np.abs(b))
-        if self.target is not None and product.shape == self.target.shape:
-            return np.clip(self.target.astype(np.longdouble), product - radius, product + radius).astype(np.float64)
-        flat = product.astype(np.float64)
-        if product.ndim == 2:
-            return (product - radius * np.sign(flat)).astype(np.float64)
-        vectors = np.linalg.eigh((flat + flat.swapaxes(1, 2)) / 2)[1][:, :, -1]
-        direction = np.sign(vectors[:, :, None] * vectors[:, None, :])
-        return (product - radius * direction).astype(np.float64)
-
-    def _cholesky(self, H: Parts) -> Parts:
-        self.target = H[0]
-        values, vectors = np.linalg.eigh(H[0])
-        root = np.sqrt(np.maximum(values, 0.0))[:, :, None] * vectors.swapaxes(1, 2)
-        factor = np.tile(root / self.copies**0.5, (1, self.copies, 1))
-        return (factor,) if len(H) == 1 else (factor, np.zeros_like(factor))
-
-    def _top_eigenvalue(self, G: Parts) -> float:
-        top = float(np.max(np.linalg.eigvalsh(G[0])))
-        return top / (1.0 + 4e-14 * G[0].shape[-1] ** 0.5) * self.estimate
+    return Fraction(int(image.dot(image)), int(direction.dot(direction)))

@@ -273,6 +273,7 @@ CONVOLUTIONS = (
         IMAGE,
         "nn.Conv2d(4, 3, 3)",
         "nn.Conv2d(4, 2, 3, stride=2, padding=1, dilation=2, groups=2, bias=False)",
+        "nn.Conv2d(4, 2, 2, stride=(1, 2), padding=(0, 1), dilation=(2, 3))",
         "nn.Conv2d(4, 2, (3, 2), padding='same')",
         "nn.Conv2d(4, 2, (2, 4), padding='same', padding_mode='circular')",
         "nn.Conv2d(4, 2, 3, padding='valid')",

@@ -17,7 +17,7 @@ from lipcert.certificate import Gain
 from lipcert.certifiers import Product
 from lipcert.certifiers.composition import needed_norms, node_bounds, sqrt_up
 from lipcert.errors import InvalidInput, LipcertError, NotFinite, UnsupportedOperation
-from lipcert.graph import Affine, Graph, Opaque
+from lipcert.graph import Affine, Graph, Input, Opaque
 from lipcert.kernel.rounding import round_up
 from lipcert.witness import Budget
 from tests.cases import NETWORKS
@@ -127,6 +127,21 @@ def test_a_residual_add_sums_and_a_concatenation_joins_in_the_output_norm():
     assert certify(Both(), (3,)).bound >= 5.0
     assert certify(Both(), (3,), norms=L1).bound == 7.0
     assert certify(Both(), (3,), norms=LINF).bound == 4.0
+
+
+@pytest.mark.parametrize("slopes", [(-3.0,), (3.0,), (0.5, 3.0, 0.1), (0.5, -3.0, 1.0)])
+def test_the_steepest_slope_counts_whether_it_rises_or_falls(slopes: tuple[float, ...]):
+    layer = nn.PReLU(len(slopes))
+    layer.weight.data = torch.tensor(slopes)
+    for norms in ALL_NORMS.values():
+        assert certify(layer, (3,), norms=norms).bound == 3.0
+
+
+def test_a_gain_into_another_norm_does_not_pass_for_one_into_this():
+    node = Opaque("f", "x", (2,), "declared:by hand", {}, {L2: 5.0, L2_LINF: 1.0}, torch.relu)
+    graph = Graph((Input("x", (2,)), node))
+    assert node_bounds(graph, (), L2)["f"] == 5.0
+    assert node_bounds(graph, (), L2_LINF)["f"] == 1.0
 
 
 def test_mixed_norms_use_the_mixed_norm_once():

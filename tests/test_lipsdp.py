@@ -17,15 +17,17 @@ from lipcert import L2, LINF, certify, check, check_float64, trace, witness
 from lipcert.certificate import Block, Certificate, Multipliers
 from lipcert.certifiers import LipSDP, Product
 from lipcert.certifiers.lipsdp import bottlenecks, parts
-from lipcert.check import _semidefinite_sum
+from lipcert.check import _scaled, _semidefinite_sum, _through, _variable, read_network
 from lipcert.errors import CheckFailed, InvalidInput, UnsupportedOperation
-from lipcert.graph import Graph
+from lipcert.graph import Activation, Add, Affine, Graph, Input
 from lipcert.kernel import blockwise
 from lipcert.kernel.blockwise import blockwise_defect
+from lipcert.linear import Diagonal
 from lipcert.lmi import NormalForm, eliminate, holds, normal_form, prove, reduced, tighten
 from lipcert.solvers import Auto, FirstOrder, InteriorPoint, Recursion
 from lipcert.witness import Budget
 from tests.cases import NETWORKS
+from tests.semidefinite import lifted, semidefinite
 
 QUICK = Budget(points=4, power_steps=8, ascent_steps=10)
 SOLVERS = {
@@ -336,7 +338,7 @@ def require_both_proofs(truth: bool, claim: Certificate, graph: Graph, rounded: 
 
 def quadratic_form(
     W1: np.ndarray, W2: np.ndarray, slope: tuple[float, float], lam: list[float], bound: float
-) -> list[list[Fraction]]:
+) -> np.ndarray:
     """The constraint's matrix of x -> W2 phi(W1 x), straight from the paper, in fractions."""
     n, m = W1.shape[1], W1.shape[0]
     F = np.vectorize(Fraction, otypes=[object])
@@ -350,22 +352,7 @@ def quadratic_form(
         H[n + j, :n] = H[:n, n + j] = -L[j] * (low + high) * A[j]
         H[:n, :n] = H[:n, :n] + 2 * L[j] * low * high * np.outer(A[j], A[j])
     H[n:, n:] = H[n:, n:] - B.T.dot(B)
-    return H.tolist()
-
-
-def semidefinite(H: list[list[Fraction]]) -> bool:
-    """Whether a symmetric matrix of fractions is >= 0, by exact elimination."""
-    rows = [list(row) for row in H]
-    while rows:
-        pivot = rows[0][0]
-        if pivot < 0 or (pivot == 0 and any(rows[0])):
-            return False
-        rest = [row[1:] for row in rows[1:]]
-        if pivot > 0:
-            top = rows[0][1:]
-            rest = [[x - row[0] * y / pivot for x, y in zip(row[1:], top, strict=True)] for row in rows[1:]]
-        rows = rest
-    return True
+    return H
 
 
 @given(
@@ -403,11 +390,69 @@ def test_what_is_known_loosely_must_hold_for_all_it_may_be(loose: Fraction):
     assert _semidefinite_sum(terms, {"a": 1, "b": 1}) is (loose < Fraction(1, 9))
 
 
+@pytest.mark.parametrize("entries", [(-1, 0, 1), (0, 1, 1), (0, 0, -1), (1, 2, 1)])
+def test_a_form_with_a_negative_or_empty_pivot_is_not_semidefinite(entries: tuple[int, int, int]):
+    one = np.array([[1]], dtype=object)
+    pairs = zip(entries, ("aa", "ab", "bb"), strict=True)
+    terms = [(Fraction(entry), *places, one, one, Fraction(0)) for entry, places in pairs if entry]
+    terms += [(Fraction(entries[1]), "b", "a", one, one, Fraction(0))] if entries[1] else []
+    assert not _semidefinite_sum(terms, {"a": 1, "b": 1})
+
+
+def test_a_sum_is_off_by_what_its_looser_part_is_off_by():
+    epsilon, minus = 2.0**-50, torch.tensor(-1.0).double()
+    slope = tuple(torch.tensor(end, dtype=torch.float64) for end in (1.0 - epsilon, 1.0))
+    graph = Graph(
+        (
+            Input("x", (1,)),
+            Activation("f", "x", (1,), "contraction", {"epsilon": epsilon}, slope, torch.relu),
+            Affine("a", "x", Diagonal(minus, (1,)), None),
+            Add("s", ("f", "a"), (1,)),
+        )
+    )
+    nodes = read_network(*graph.document())
+    x = _variable("x", 1)
+    parts = [_scaled(nodes["f"], x), _through(nodes["a"], [x], [(1,)])]
+    found = _through(nodes["s"], parts, [(1,), (1,)])
+    value, room = (found.unit * int(table["x"][0, 0]) for table in (found.blocks, found.sizes))
+    assert abs(value + Fraction(epsilon)) <= found.loose * room  # the sum may be as little as -epsilon x
+
+
 def test_a_wrong_factor_makes_the_defect_large_and_never_false(monkeypatch: pytest.MonkeyPatch):
     blocks = {("a", "a"): np.eye(2), ("a", "b"): 2.0 * np.eye(2), ("b", "b"): np.eye(2)}
     assert blockwise_defect(blocks, ["a", "b"]) == float("inf")
     monkeypatch.setattr(blockwise, "_factor", lambda H, order: [{"a": np.eye(2)}, {"b": np.eye(2)}])
     assert 1.0 <= blockwise_defect(blocks, ["a", "b"]) < float("inf")
+    monkeypatch.setattr(blockwise, "_factor", lambda H, order: [{name: 0.0 * H[name, name]} for name in order])
+    whole = {("a", "a"): -np.eye(1), ("a", "b"): -2.0 * np.eye(1), ("b", "b"): -np.eye(1)}
+    assert 3.0 <= blockwise_defect(whole, ["a", "b"]) < float("inf")  # eigenvalues -3 and 1
+    monkeypatch.setattr(blockwise, "_factor", lambda H, order: [{name: np.nan * H[name, name]} for name in order])
+    assert blockwise_defect(whole, ["a", "b"]) == float("inf")
+    one = np.eye(1)
+    chained = {pair: one for pair in [("a", "a"), ("a", "b"), ("b", "b"), ("b", "c"), ("c", "c")]}  # least 1 - sqrt 2
+    monkeypatch.setattr(blockwise, "_factor", lambda H, order: [dict.fromkeys(order, one)])  # fills in ("a", "c")
+    assert 2**0.5 - 1.0 <= blockwise_defect(chained, ["a", "b", "c"]) < float("inf")
+
+
+def test_the_rounding_of_a_factor_s_product_is_paid_for(monkeypatch: pytest.MonkeyPatch):
+    for entry in (0.1, 0.3, 0.7, 1.1):
+        R = np.full((50, 3), entry)
+        H = R.T @ R  # nothing is left over in floating point, but it is not R'R
+        monkeypatch.setattr(blockwise, "_factor", lambda H, order, R=R: [{"a": R}])
+        off = abs(Fraction(float(H[0, 0])) - 50 * Fraction(entry) ** 2)
+        assert 0 < 3 * off <= Fraction(blockwise_defect({("a", "a"): np.full((3, 3), H[0, 0])}, ["a"]))
+
+
+def test_a_wrong_factor_proves_no_claim(monkeypatch: pytest.MonkeyPatch):
+    form = form_of(chain([3, 5, 2], 0), 3)
+    multipliers_ = Recursion()(form).multipliers
+    least = tighten(form, multipliers_) ** 0.5
+    assert holds(form, multipliers_, 1.01 * least)
+    for size in (1.0, 0.0, 1e-3):
+        monkeypatch.setattr(
+            blockwise, "_factor", lambda H, order, s=size: [{name: s * np.eye(len(H[name, name]))} for name in order]
+        )
+        assert not holds(form, multipliers_, 0.9 * least)
 
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.booleans(), st.integers(0, 2**16), st.integers(-16, 0))
@@ -432,10 +477,7 @@ def test_the_blockwise_defect_lifts_every_matrix_above_zero(sizes: list[int], ch
     blocks |= {(a, a): whole[ends[i] - sizes[i] : ends[i], ends[i] - sizes[i] : ends[i]] for i, a in enumerate(order)}
     rho = blockwise_defect(blocks, order)
     if rho < float("inf"):
-        lifted = [
-            [Fraction(float(x)) + (i == j) * Fraction(rho) for j, x in enumerate(row)] for i, row in enumerate(whole)
-        ]
-        assert semidefinite(lifted)
+        assert semidefinite(lifted(whole, rho))
     else:
         assert np.linalg.eigvalsh(whole)[0] < 1e-12 * np.abs(whole).max()
 

@@ -231,6 +231,15 @@ def test_a_circular_input_that_the_stride_does_not_divide_is_covered_at_any_size
     assert_covers(opnorm(conv, effort=FOURIER).value, dense(conv).numpy(), L2)
 
 
+@pytest.mark.parametrize("stride", [(2, 1), (1, 2), (3, 2), (2, 3)])
+def test_every_dimension_has_its_own_stride(stride: tuple[int, int]):
+    signs = torch.tensor([[1.0, -1.0, 1.0, -1.0]], dtype=torch.float64)  # neighbours that must not be added up
+    for weight in (signs.T * signs, signs.expand(4, 4), signs.T.expand(4, 4)):
+        outs = tuple((13 - 4) // s + 1 for s in stride)
+        conv = Conv(weight[None, None], (1, 13, 13), outs, stride, ((0, 0), (0, 0)), (1, 1), 1, "zeros")
+        assert_covers(opnorm(conv, effort=FOURIER).value, dense(conv).numpy(), L2)
+
+
 def test_the_norm_of_groups_is_the_largest_not_the_product():
     weight = torch.tensor([2.0, 3.0, 0.5], dtype=torch.float64).reshape(3, 1, 1, 1)
     for effort in (Effort(), FOURIER):
@@ -435,6 +444,17 @@ def test_scaled_convolutions_are_bounded_in_the_fourier_domain_too(name: str):
     assert truth * ABOVE <= bound.value <= 1.6 * truth  # tiny grids: padding costs a lot, but it is a bound
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_channels_of_every_group_have_their_own_scale(turned: bool):
+    conv = Conv(torch.ones(2, 1, 1, dtype=torch.float64), (2, 4), (4,), (1,), ((0, 0),), (1,), 2, "zeros")
+    scale = Diagonal(torch.tensor([[1.0], [8.0]], dtype=torch.float64), (2, 4))
+    for linears in ([scale, conv], [conv, scale]):
+        for norms in SUPPORTED:
+            bound = composed_norm([Adjoint(conv) if turned and one is conv else one for one in linears], norms)
+            assert bound is not None
+            assert 8.0 <= bound.value <= 8.0 + 1e-12
+
+
 def test_compositions_too_large_to_write_out_are_left_to_the_product_of_norms():
     small = Effort(dense_side=3)
     assert composed_norm([Dense(drawn(5, 4), (4,)), Dense(drawn(4, 5), (5,))], effort=small) is None
@@ -457,6 +477,48 @@ def test_products_that_round_still_cover_the_real_product():
             bound = composed_norm(linears, norms)
             assert bound is not None
             assert bound.value > half * half  # floating point rounds 1 + 2**-26 + 2**-54 down
+
+
+def test_the_rounding_of_many_scales_is_paid_for():
+    one = Dense(torch.ones(1, 1, dtype=torch.float64), (1,))
+    for seed in range(12):
+        up = 1.0 + torch.rand(200, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        scales = torch.stack([up, 1.0 / up.flip(0)], 1).ravel()
+        exact = math.prod(map(Fraction, scales.tolist()))
+        bound = composed_norm([one, one, *(Diagonal(scale, (1,)) for scale in scales)], L1)
+        assert bound is not None
+        assert Fraction(bound.value) >= exact
+
+
+def test_what_a_selection_leaves_out_is_zero_in_a_product():
+    five, difference = (torch.tensor(rows, dtype=torch.float64) for rows in ([[5.0]], [[1.0, -1.0]]))
+    for norms in SUPPORTED:
+        bound = composed_norm(
+            [Dense(five, (1,)), Selection(torch.tensor([-1, 0]), (1,)), Dense(difference, (2,))], norms
+        )
+        assert bound is not None
+        assert 5.0 <= bound.value <= 5.0 + 1e-12
+
+
+@pytest.mark.parametrize("taps", [2, 4097])
+def test_taps_that_meet_are_rounded_up(taps: int):
+    weight = torch.full((1, 1, taps), 2.0**-53, dtype=torch.float64)
+    weight[0, 0, 0] = 1.0  # in floating point the sum is 1
+    conv = Conv(weight, (1, 1), (1,), (1,), ((0, taps - 1),), (1,), 1, "replicate")
+    for norms in SUPPORTED:
+        assert Fraction(opnorm(conv, norms).value) >= 1 + (taps - 1) * Fraction(1, 2**53)
+
+
+def test_the_rounding_of_long_products_is_paid_for():
+    for seed in range(20):
+        row, column = drawn(1, 96, seed=seed).abs(), drawn(96, 1, seed=seed + 100).abs()
+        exact = sum(
+            Fraction(a) * Fraction(b) for a, b in zip(row.ravel().tolist(), column.ravel().tolist(), strict=True)
+        )
+        for norms in (L1, LINF, L1_LINF):
+            bound = composed_norm([Dense(column, (1,)), Dense(row, (96,))], norms)
+            assert bound is not None
+            assert Fraction(bound.value) >= exact
 
 
 def test_compositions_that_do_not_fit_are_refused():

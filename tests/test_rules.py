@@ -238,6 +238,17 @@ def test_slopes_contain_the_derivative_and_are_tight(name: str):
         assert high - found[1] < 2e-4 or name in ("tanhshrink", "log_sigmoid", "softplus")
 
 
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_prelu_may_be_steeper_than_one_and_falling(count: int):
+    for factor in (4.0, -4.0):
+        node = trace(nn.PReLU(count, factor).eval(), (4, 6)).output
+        assert isinstance(node, Activation)
+        low, high = node.slope
+        weight = node.parameters["weight"]
+        assert bool((low <= weight).all() and (low <= 1.0).all() and (high >= weight).all() and (high >= 1.0).all())
+        assert float(weight.abs().max()) == 4.0
+
+
 @given(st.sampled_from(sorted(FUNCTIONS)), st.floats(-50, 50), st.floats(-50, 50))
 @example("gelu", 1.4142135623730951, 1.4142135623730954)
 @example("gelu", -1.4142135623730951, -1.4142135623730954)
@@ -272,6 +283,7 @@ positive = st.floats(1e-30, 1e30)
 @example(1.0, 1.0, 1e-5)
 @example(-3.7, 0.0, 1e-5)
 @example(0.0, 1.0, 1e-5)
+@example(2.0004949336517828, 3.9974518890350437, 1e-5)  # the quotient alone would round below
 def test_batch_norm_scales_are_rounded_outward_and_barely(gamma: float, variance: float, eps: float):
     scale = Fraction(float(scale_outward(*(torch.tensor([v], dtype=torch.float64) for v in (gamma, variance)), eps)))
     total = Fraction(variance) + Fraction(eps)
@@ -302,6 +314,15 @@ def test_reciprocals_are_rounded_outward_and_barely(divisor: float):
     assert factor == 1 if exact else 1 <= factor <= 1 + Fraction(EPSILON)
     assert factor * (1 - Fraction(EPSILON)) <= 1
     assert exact == (abs(math.frexp(divisor)[0]) == 0.5)
+
+
+@pytest.mark.parametrize(
+    ("spelled", "rounds"),
+    [("x / 3", True), ("x / -0.1", True), ("x / 4", False), ("x / W(4, 1)", True), ("nn.BatchNorm1d(4)", True)],
+)
+def test_what_is_rounded_outward_is_contracted_by_what_was_added(spelled: str, rounds: bool):
+    graph = trace(Operation(spelled, (4, 6)).model(), (4, 6))
+    assert [node.function for node in graph if isinstance(node, Activation)] == ["contraction"] * rounds
 
 
 def test_averages_and_interpolations_have_rows_that_sum_to_one(traced: list[Graph]):
@@ -386,8 +407,26 @@ REFUSED_ARGUMENTS = [
         ("x.view(-1, 5)", "does not keep the batch"),
         ("x.squeeze()", "batch of one"),
         ("x[0]", "indexes the batch"),
+        ("F.batch_norm(x, W(4), W(4).abs(), training=True)", "statistics of the batch"),
+        ("x + float('inf')", "NaN or infinite"),
+        ("F.dropout(x)", "at random"),
+        ("torch.div(x, 2, rounding_mode='floor')", "rounds a quotient"),
+        ("x.norm(p=1, dim=1)", "only 2 is covered"),
+        ("F.interpolate(x, scale_factor=0.3, mode='linear')", "short binary fractions"),
+        ("x.to(torch.float16)", "casts to another"),
+        ("x * x.relu()", "depend on the input"),
+        ("x / 0", "divides by zero"),
+        ("torch.addmm(W(2), x[:, 0], W(6, 2), alpha=3)", "beta, alpha"),
+        ("torch.addmm(W(2), x[:, 0], W(6, 2), beta=3)", "beta, alpha"),
+        ("x.flip(0)", "from one sample"),
+        ("x.roll(1, 0)", "from one sample"),
         ("torch.cat([x, W(4, 6)], 1)", "with constants"),
         ("x @ x.mT", "depend on the input"),
+        ("F.leaky_relu(x, float('nan'))", "NaN or infinite"),
+        ("F.elu(x, float('inf'))", "NaN or infinite"),
+        ("F.softshrink(x, -0.1)", "which jumps"),
+        ("F.threshold(x, 0.5, 0.4)", "jumps from"),
+        ("torch.rrelu(x, 0.1, 0.3, True)", "random slopes"),
     ],
 )
 def test_the_rule_itself_says_what_is_wrong_with_an_argument(spelled: str, reason: str):

@@ -21,7 +21,7 @@ from lipcert import L2, check, check_float64, trace, witness
 from lipcert.certificate import Block, Certificate, Multipliers, Validity
 from lipcert.certifiers import LipSDP, Product
 from lipcert.certifiers.lipsdp import parts
-from lipcert.check import Malformed, Node, _directions, read_network, verify
+from lipcert.check import Malformed, Node, _directions, _grouped, _variable, read_network, verify
 from lipcert.check import cosine_and_sine as cosine_and_sine_in_integers
 from lipcert.errors import CheckFailed, InvalidInput, NotFinite
 from lipcert.graph import Graph, Opaque, digest
@@ -31,7 +31,8 @@ from lipcert.lmi.groups import groups
 from lipcert.nn import FullSort, GroupSort, Householder, MaxMin
 from lipcert.solvers import FirstOrder, InteriorPoint, Recursion
 from lipcert.witness import Budget
-from tests.test_lipsdp import positive, require_both_proofs, semidefinite
+from tests.semidefinite import semidefinite
+from tests.test_lipsdp import positive, require_both_proofs
 
 QUICK = Budget(points=4, power_steps=8, ascent_steps=10)
 THIRD_PARTY = {net.name: net for net in networks()}
@@ -133,6 +134,26 @@ def test_the_checker_knows_the_same_directions_exactly(name: str, place: Any, se
     off = 1 if node.angles else 0
     assert np.all(abs(Q.T.dot(B)) * unit**2 <= near)
     assert all(np.all(abs(bound) >= abs(X) - off) for X, bound in zip((Q, B), bounds, strict=True))
+
+
+def test_cosines_are_known_as_loosely_as_they_are_rounded():
+    mpmath = pytest.importorskip("mpmath")
+    _, _, node = alone("householder", ((6,), 1))
+    signal, terms = _grouped(node, _variable("v", 6), [Fraction(1)] * 3, "")
+    with mpmath.workdps(60):
+        for j, angle in enumerate(node.angles):
+            half = mpmath.mpf(angle.numerator) / angle.denominator / 2
+            q = np.array([[mpmath.cos(half)], [mpmath.sin(half)]])
+            b = np.array([[mpmath.sin(half)], [-mpmath.cos(half)]])
+            for name, exact, columns in (("v", q @ q.T, [j, j + 3]), (node.name, b, [j])):
+                block, size = (table[name][np.ix_([j, j + 3], columns)] for table in (signal.blocks, signal.sizes))
+                off = abs(block * mpmath.mpf(signal.unit.numerator) / signal.unit.denominator - exact)
+                room = signal.loose * signal.unit * size
+                assert (off > 0).all()
+                assert all(
+                    x <= mpmath.mpf(y.numerator) / y.denominator for x, y in zip(off.flat, room.flat, strict=True)
+                )
+    assert all(loose >= Fraction(1, 1 << 64) for _, a, b, _, _, loose in terms if "v" in (a, b))
 
 
 @given(st.floats(-1e6, 1e6) | st.floats(allow_nan=False, allow_infinity=False))
@@ -408,7 +429,7 @@ def quadratic_form(
     lines: list[tuple[Fraction, Fraction]],
     lam: list[float],
     K: float,
-) -> list[list[Fraction]]:
+) -> np.ndarray:
     """The constraint's matrix of ``W2 sort(W1 x)`` or ``W2 reflect(W1 x)`` in fractions, in coordinates of its own.
 
     The variables are dx and, of every group, the differences from its last entry (for a line, the other coordinate).
@@ -442,7 +463,7 @@ def quadratic_form(
     dy = W.dot(du)
     H = H - dy.T.dot(dy)
     H[range(n), range(n)] += Fraction(K) ** 2
-    return H.tolist()
+    return H
 
 
 def lines_of(model: nn.Module) -> list[tuple[Fraction, Fraction]]:

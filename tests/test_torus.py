@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -597,6 +598,35 @@ def test_hints_that_flatter_a_claim_prove_nothing(monkeypatch: pytest.MonkeyPatc
         for proved in (check, check_float64):
             with pytest.raises(CheckFailed, match="do not prove"):
                 proved(claimed, graph)
+
+
+def test_prices_that_add_up_to_too_much_are_refused(monkeypatch: pytest.MonkeyPatch):
+    honest = np.linalg.eigvalsh
+
+    def lying(a: np.ndarray) -> np.ndarray:
+        return np.minimum(honest(a), 0.5) if sys._getframe(1).f_code.co_name == "_prices" else honest(a)
+
+    monkeypatch.setattr(np.linalg, "eigvalsh", lying)
+    weights = np.full(3, 1.0 / 3.0)
+    assert waves._prices(np.full((3, 1, 1), 0.4 + 0.0j), weights) is not None
+    assert waves._prices(np.full((3, 1, 1), 1.2 + 0.0j), weights) is None
+
+
+@pytest.mark.parametrize("fails", [0, 1, -1])
+def test_every_frequency_has_to_hold_with_a_head(fails: int, monkeypatch: pytest.MonkeyPatch):
+    _, graph = headed("flat")
+    certificate = FourierLipSDP(dense=0)(graph)
+    assert isinstance(certificate.evidence, Multipliers)
+    (block,) = certificate.evidence.blocks
+    form = on_torus(graph)
+    lam = {name: torch.tensor(values, dtype=torch.float64) for name, values in block.multipliers.items()}
+    monkeypatch.setattr(waves, "_CHUNK_BYTES", 1)
+    assert waves.holds_on(form, lam, block.value)
+    answers = [True] * len(waves.chunks(form))
+    answers[fails] = False
+    told = iter(answers)
+    monkeypatch.setattr(waves, "_holds_at", lambda *_: next(told))
+    assert not waves.holds_on(form, lam, block.value)
 
 
 def flattered(found: head.Sum | None) -> head.Sum | None:
