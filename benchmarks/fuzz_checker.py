@@ -333,7 +333,11 @@ def _one(run: Callable[[], Any], judge: Callable[[], str], counts: Counts, case:
         counts.escapes.append(f"case {case}: {type(error).__name__}: {error}")
     else:
         counts.verdicts["accepted"] += 1
-        if false := judge():
+        try:
+            false = judge()
+        except Exception as error:
+            false = f"accepted, but cannot be read: {type(error).__name__}: {error}"
+        if false:
             counts.false_accepts.append(f"case {case}: {false}")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,13 +19,12 @@ from lipcert.errors import InvalidInput
 from lipcert.freeze import freeze
 from lipcert.linear import Shape
 from lipcert.norms import L2, Norms, require_supported
-
-Function = Callable[[Tensor], Tensor]
+from lipcert.quotient import ROUNDING, Pair, ascend, best_pairs, length, power_step, ratio_of
 
 _SCALES = (1.0, 0.0, 0.1, 10.0, 0.01, 100.0)
-_DISTANCES = (1.0, 0.1, 1e-2, 1e-3, 1e-4)
-# One float64 rounding is 2**-53; 2**-44 allows for 512 of them in either output before the quotient is believed.
-_ROUNDING = 2.0**-44
+_PROBES = 4
+_TIMES = 16.0
+_UNDERFLOWS = 2.0**-900
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,8 @@ def witness(
     """Search for two inputs that stretch as much as possible.
 
     The evaluation function is searched in float64 on the exactly promoted weights. The ratio is measured on the
-    very pair returned and lowered by an allowance for rounding, so it is at most the true constant unless
-    cancellation inside the network exceeds that allowance.
+    very pair returned and lowered by an allowance for rounding, which is measured where the network cancels; it is at
+    most the true constant unless rounding exceeds that allowance. `lipcert.enclosure.stretch` computes it exactly.
 
     Args:
         model: Any module; it is copied, never changed.
@@ -89,22 +87,18 @@ def witness(
     deadline = time.monotonic() + budget.seconds
 
     def function(x: Tensor) -> Tensor:
-        return frozen(x.reshape(len(x), *shape)).flatten(1)
+        return frozen(x.reshape(len(x), *shape)).reshape(len(x), -1)
 
     x, v = (start.to(device) for start in _starts(math.prod(shape), budget.points, drawn))
-    best = _best_pair(function, x, v, norms)
+    pairs = best_pairs(function, x, v, norms)
     for _ in range(budget.power_steps):
         if time.monotonic() > deadline:
             break
-        v = _power_step(function, x, v, norms)
-    best = max(best, _best_pair(function, x, v, norms), key=_ratio)
-    best = max(best, _ascend(function, x, v, norms, budget.ascent_steps, deadline), key=_ratio)
-    ratio, first, second = best
+        v = power_step(function, x, v, norms)
+    pairs += best_pairs(function, x, v, norms)
+    pairs += ascend(function, x, v, norms, budget.ascent_steps, deadline)
+    ratio, first, second = max(_believed(frozen, shape, pairs, norms), key=ratio_of)
     return Witness(ratio, norms, first.reshape(shape).cpu(), second.reshape(shape).cpu())
-
-
-def _ratio(found: tuple[float, Tensor, Tensor]) -> float:
-    return found[0]
 
 
 def _starts(size: int, points: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -115,86 +109,34 @@ def _starts(size: int, points: int, generator: torch.Generator) -> tuple[Tensor,
     return x, v
 
 
-def _power_step(function: Function, x: Tensor, v: Tensor, norms: Norms) -> Tensor:
-    """One step of the (p, q) power method, ``v <- dual_p(J' dual_q(J v))`` (Boyd, 1974), at every point at once.
+def _believed(frozen: nn.Module, shape: Shape, pairs: list[Pair], norms: Norms) -> list[Pair]:
+    """Quotients lowered by what moving every weight by one unit in the last place does to the outputs, many times over.
 
-    ``J v`` comes from differentiating the linear map ``u -> J' u``: forward mode would import seconds of code.
+    Rounding does about as much (it is the same as exact arithmetic with weights that are moved a little), so where a
+    network cancels, as with large biases, it shows. Weights whose products underflow count as not there.
     """
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_(True)
-        y = function(leaf)
-        u = torch.zeros_like(y, requires_grad=True)
-        (pulled,) = torch.autograd.grad(y, leaf, u, create_graph=True, allow_unused=True, materialize_grads=True)
-        if pulled.requires_grad:
-            (pushed,) = torch.autograd.grad(pulled, u, v, retain_graph=True, allow_unused=True, materialize_grads=True)
-        else:
-            pushed = torch.zeros_like(y)
-        (back,) = torch.autograd.grad(y, leaf, _dual(pushed, norms.q), allow_unused=True, materialize_grads=True)
-    step = _steepest(back, norms.p)
-    stuck = step.abs().amax(1, keepdim=True) == 0
-    return torch.where(stuck, v, step)
-
-
-def _dual(y: Tensor, q: float) -> Tensor:
-    """A gradient of ``|y|_q``."""
-    if q == 2.0:
-        return y / y.norm(dim=1, keepdim=True).clamp_min(1e-300)
-    return y.sign() if q == 1.0 else _peak(y)
-
-
-def _steepest(w: Tensor, p: float) -> Tensor:
-    """A vector of unit p-norm that maximises the inner product with ``w``."""
-    if p == 2.0:
-        return w / w.norm(dim=1, keepdim=True).clamp_min(1e-300)
-    return _peak(w) if p == 1.0 else w.sign()
-
-
-def _peak(y: Tensor) -> Tensor:
-    best = y.abs().argmax(1, keepdim=True)
-    return torch.zeros_like(y).scatter(1, best, y.gather(1, best).sign())
-
-
-def _ascend(
-    function: Function, x: Tensor, v: Tensor, norms: Norms, steps: int, deadline: float
-) -> tuple[float, Tensor, Tensor]:
-    """Gradient ascent on ``log |f(x + d) - f(x)|_q - log |d|_p`` over x and d together."""
-    size = x.norm(dim=1, keepdim=True) / math.sqrt(x.shape[1]) + 0.1
-    x, d = x.clone(), v / _norm(v, norms.p)[:, None].clamp_min(1e-300) * size
-    best = _best_pair(function, x, d, norms)
-    for step in range(steps):
-        if time.monotonic() > deadline:
-            break
-        with torch.enable_grad():
-            x_, d_ = x.detach().requires_grad_(True), d.detach().requires_grad_(True)
-            change = _norm(function(x_ + d_) - function(x_), norms.q)
-            height = (change.clamp_min(1e-300).log() - _norm(d_, norms.p).clamp_min(1e-300).log()).sum()
-            up_x, up_d = torch.autograd.grad(height, (x_, d_), allow_unused=True, materialize_grads=True)
-        pace = 0.3 * size / (1 + 0.1 * step)
-        x = x + pace * up_x / up_x.norm(dim=1, keepdim=True).clamp_min(1e-300)
-        d = d + pace * 0.3 * up_d / up_d.norm(dim=1, keepdim=True).clamp_min(1e-300)
-        if step % 5 == 4 or step == steps - 1:
-            best = max(best, _best_pair(function, x, d, norms), key=_ratio)
-    return best
-
-
-def _best_pair(function: Function, x: Tensor, v: Tensor, norms: Norms) -> tuple[float, Tensor, Tensor]:
-    """The best quotient over all points and several distances along ``v``."""
-    best: tuple[float, Tensor, Tensor] = (0.0, x[0], x[0])
+    x, y = torch.stack([pair[1] for pair in pairs]), torch.stack([pair[2] for pair in pairs])
+    both = torch.cat([x, y]).reshape(-1, *shape)
+    everything = (*frozen.named_parameters(remove_duplicate=False), *frozen.named_buffers(remove_duplicate=False))
+    state = {name: tensor for name, tensor in everything if tensor.is_floating_point()}
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        at_x = function(x)
-        unit = v / _norm(v, norms.p)[:, None].clamp_min(1e-300)
-        size = x.norm(dim=1, keepdim=True) / math.sqrt(x.shape[1]) + 0.1
-        for distance in _DISTANCES:
-            y = x + distance * size * unit
-            at_y = function(y)
-            apart = _norm(y - x, norms.p)
-            noise = _ROUNDING * (_norm(at_x, norms.q) + _norm(at_y, norms.q))
-            quotient = ((_norm(at_y - at_x, norms.q) * (1 - _ROUNDING) - noise) / apart).nan_to_num(0.0, 0.0, 0.0)
-            k = int(quotient.argmax())
-            if float(quotient[k]) > best[0]:
-                best = (float(quotient[k]), x[k].clone(), y[k].clone())
-    return best
+        at = frozen(both.clone()).reshape(len(both), -1)
+        moved = torch.zeros(len(both), dtype=torch.float64, device=both.device)
+        for probe in range(_PROBES):
+            nearby = {name: _nearby(tensor, probe, generator) for name, tensor in state.items()}
+            there = torch.func.functional_call(frozen, nearby, (both.clone(),), tie_weights=False)
+            moved = torch.maximum(moved, length(there.reshape(len(both), -1) - at, norms.q))
+        already = ROUNDING * length(at, norms.q)
+        more = (_TIMES * moved - already).clamp_min(0.0).nan_to_num(math.inf, math.inf)
+        lower = ((more[: len(x)] + more[len(x) :]) / length(y - x, norms.p)).nan_to_num(0.0, math.inf)
+    return [(max(0.0, pair[0] - float(less)), *pair[1:]) for pair, less in zip(pairs, lower, strict=True)]
 
 
-def _norm(x: Tensor, p: float) -> Tensor:
-    return torch.linalg.vector_norm(x, p, dim=1)
+def _nearby(tensor: Tensor, probe: int, generator: torch.Generator) -> Tensor:
+    """Every number but zero moved up or down by one unit in the last place; in the first probe, tiny ones to zero."""
+    if probe == 0:
+        return torch.where(tensor.abs() < _UNDERFLOWS, torch.zeros_like(tensor), tensor)
+    up = torch.rand(tensor.shape, generator=generator).to(tensor.device) < 0.5
+    far = torch.where(up, torch.full_like(tensor, math.inf), torch.full_like(tensor, -math.inf))
+    return torch.where(tensor == 0.0, tensor, torch.nextafter(tensor, far))

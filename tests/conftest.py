@@ -1,6 +1,7 @@
-"""Settings shared by all tests: hypothesis profiles, one thread per process, and where GPU and network tests run."""
+"""Settings shared by all tests: profiles, one thread per process, where GPU tests run, and the soundness counter."""
 
 import os
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -12,6 +13,29 @@ settings.register_profile("nightly", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def count_soundness(record_property: Callable[[str, object], None]) -> Callable[[str, int, int], None]:
+    """Hand a row, its cases and its violations to the counter at the end, from whatever process the test runs in."""
+    return lambda row, cases, violations: record_property("soundness", [row, cases, violations])
+
+
+def soundness_line(reports: Iterable[object]) -> str:
+    """The soundness counter of the tests that were reported; empty if none counted anything."""
+    calls = (report for report in reports if getattr(report, "when", "") == "call")
+    counts = [value for report in calls for name, value in report.user_properties if name == "soundness"]  # type: ignore[attr-defined]
+    if not counts:
+        return ""
+    from benchmarks.soundness import counter
+
+    return counter((row, cases, violations) for row, cases, violations in counts)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the soundness counter."""
+    if line := soundness_line(report for reports in terminalreporter.stats.values() for report in reports):
+        terminalreporter.write_line(line)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

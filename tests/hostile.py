@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import itertools
 import math
 import random
+import threading
+import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations as P
 from torch.nn.utils import parametrize, prune, spectral_norm, weight_norm
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,8 @@ class Hostile:
 
 
 HOSTILE: dict[str, Hostile] = {}
+UNSEEN: dict[str, Hostile] = {}
+"""What no capture can see: recorded as something else, and `refusal` the words that say so among the guarantees."""
 
 
 def refused(because: str, *shape: int) -> Callable[[Any], Any]:
@@ -38,14 +47,19 @@ def exact(*shape: int) -> Callable[[Any], Any]:
     return _enter(None, shape or (4,))
 
 
-def _enter(because: str | None, shape: tuple[int, ...]) -> Callable[[Any], Any]:
+def unseen(words: str, *shape: int) -> Callable[[Any], Any]:
+    """Enter a module class that lipcert cannot know to be something else, with the words that warn of it."""
+    return _enter(words, shape or (4,), UNSEEN)
+
+
+def _enter(because: str | None, shape: tuple[int, ...], table: dict[str, Hostile] = HOSTILE) -> Callable[[Any], Any]:
     def enter(build: Any) -> Any:
         def seeded() -> nn.Module:
             with torch.random.fork_rng():
                 torch.manual_seed(7)
                 return build()
 
-        HOSTILE[build.__name__.strip("_")] = Hostile(seeded, shape, because)
+        table[build.__name__.strip("_")] = Hostile(seeded, shape, because)
         return build
 
     return enter
@@ -199,6 +213,53 @@ class NumpyRandom(nn.Module):
         return x * float(np.random.rand())
 
 
+@refused("reproduce")
+class RandomFromAGlobalGenerator(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn(4, generator=GENERATOR)
+
+
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+@refused("reproduce")
+class TimeOfDay(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (1.0 + time.perf_counter())
+
+
+@refused("reproduce")
+class GlobalCounter(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * float(next(TURNS))
+
+
+TURNS = itertools.count()
+
+
+@refused("changes `seen`")
+class ListThatGrows(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(1)
+        return x if len(self.seen) < 1000 else 10 * x
+
+
+@refused("reproduce")
+class ReplacesAChild(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.act: nn.Module = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(x)
+        self.act = nn.Tanh()
+        return y
+
+
 @refused("at random")
 class DropoutAlways(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
@@ -321,6 +382,57 @@ def backward_hook() -> nn.Module:
 @refused("prune.remove")
 def pruned() -> nn.Module:
     return nn.Sequential(prune.l1_unstructured(nn.Linear(4, 4), "weight", 0.5))
+
+
+@refused("`0`")
+def hook_that_runs_always() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4))
+    model[0].register_forward_hook(tripled, always_call=True)
+    return model
+
+
+@refused("reproduce")
+class RegistersAHook(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        self.inner.register_forward_hook(tripled)
+        return self.inner(x)
+
+
+@refused("control flow")
+class HookOnATensor(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.inner(x)
+        if h.requires_grad:
+            h.register_hook(lambda gradient: 3 * gradient)
+        return torch.relu(h)
+
+
+@exact()
+def hook_on_the_state_dict() -> nn.Module:
+    layer = nn.Linear(4, 4)
+    layer.register_state_dict_post_hook(lambda module, state, *_: state.update({k: 3 * v for k, v in state.items()}))
+    return layer
+
+
+@exact()
+def hook_on_loading() -> nn.Module:
+    layer = nn.Linear(4, 4)
+    layer.register_load_state_dict_pre_hook(lambda module, state, *_: state.update({k: -v for k, v in state.items()}))
+    return layer
+
+
+@refused("`0`")
+def forward_from_functools() -> nn.Module:
+    layer = nn.Linear(4, 4)
+    layer.forward = functools.partial(F.linear, weight=3 * layer.weight.detach())  # type: ignore[method-assign]
+    return nn.Sequential(layer)
+
+
+@exact()
+def layer_of_another_class() -> nn.Module:
+    layer: nn.Module = nn.ReLU()
+    layer.__class__ = nn.Tanh
+    return layer
 
 
 @refused("forward")
@@ -536,6 +648,44 @@ class InplaceOnAWeight(Layer):
         return self.inner(x)
 
 
+@refused("reproduce")
+class InplaceOnAConstant(Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.ones(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.scale.mul_(2.0)
+        return self.inner(x) * self.scale
+
+
+@refused("reproduce")
+class InplaceOnAGlobal(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        SCALE.mul_(2.0)
+        return self.inner(x) * SCALE
+
+
+SCALE = torch.ones(4)
+
+
+@refused("numpy")
+class InplaceThroughNumpy(Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.scale.numpy()[:] *= 2.0
+        return self.inner(x) * self.scale
+
+
+@refused("as_strided")
+class StridedAlias(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_strided(self.inner(x), (x.shape[0], 2), (4, 2))
+
+
 # ----------------------------------------------------------------------------------------- lies about being recorded
 
 
@@ -555,6 +705,27 @@ class KnowsItIsAProxy(nn.Module):
 class KnowsItIsCompiled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x if torch.compiler.is_compiling() else 10 * x
+
+
+@exact()
+class KnowsItIsExported(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * (1.0 if torch.compiler.is_exporting() or torch.jit.is_tracing() else 3.0)
+
+
+@refused("reproduce")
+class CatchesTheRefusal(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            return self.inner(x) if bool(x.sum() > 0) else -x
+        except Exception:
+            return self.inner(x)
+
+
+@refused("control flow")
+class KnowsWhetherItIsInference(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * (4.0 if x.is_inference() else 1.0)
 
 
 @refused("computes something else in torch.float32")
@@ -864,6 +1035,26 @@ def float8_weight() -> nn.Module:
     return _with_weight(torch.ones(4, 4).to(torch.float8_e4m3fn))
 
 
+@exact()
+def subnormal_weights() -> nn.Module:
+    return _with_weight(torch.full((4, 4), 1e-44))
+
+
+@exact()
+def weights_near_the_largest_number() -> nn.Module:
+    return _with_weight(1e38 * torch.eye(4))
+
+
+@exact()
+def weight_that_is_a_view() -> nn.Module:
+    return _with_weight(torch.randn(8, 8)[::2, ::2])
+
+
+@exact()
+def weight_whose_rows_are_one_row() -> nn.Module:
+    return _with_weight(torch.randn(1, 4).expand(4, 4))
+
+
 class _Subclassed(Tensor):
     pass
 
@@ -884,6 +1075,49 @@ def lazy_layer() -> nn.Module:
 @refused("rule")
 def quantised_layer() -> nn.Module:
     return nn.Sequential(torch.ao.nn.quantized.FloatFunctional())
+
+
+@refused("Linear")
+def dynamically_quantised() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+
+
+@refused("fake_quantize")
+class FakeQuantised(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fake_quantize_per_tensor_affine(self.inner(x), 0.1, 0, -128, 127)
+
+
+@refused("complex")
+class ComplexInside(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.complex(x, x).abs()
+
+
+@refused("fft")
+class FourierInside(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.fft(x).real
+
+
+@refused("to_sparse")
+class SparseInside(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sparse.mm(self.inner.weight.to_sparse(), x.T).T
+
+
+@refused("nan_to_num")
+class NanToNum(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nan_to_num(self.inner(x))
+
+
+@refused("cannot be run")
+def mixed_dtypes() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 4).double(), nn.ReLU(), nn.Linear(4, 4))
 
 
 @refused("empty")
@@ -913,6 +1147,20 @@ class ComplexConstant(nn.Module):
 def negative_variance() -> nn.Module:
     layer = nn.BatchNorm1d(4).eval()
     layer.running_var.fill_(-1.0)
+    return layer
+
+
+@refused("variance")
+def no_variance_at_all() -> nn.Module:
+    layer = nn.BatchNorm1d(4, eps=0.0).eval()
+    layer.running_var.fill_(0.0)
+    return layer
+
+
+@exact()
+def subnormal_variance() -> nn.Module:
+    layer = nn.BatchNorm1d(4, eps=1e-30).eval()
+    layer.running_var.fill_(1e-40)
     return layer
 
 
@@ -960,6 +1208,30 @@ class DictOutput(Layer):
         return {"logits": self.inner(x)}
 
 
+@refused("returns")
+class ListOutput(Layer):
+    def forward(self, x: Tensor) -> Any:
+        return [self.inner(x)]
+
+
+@refused("returns")
+class NestedOutput(Layer):
+    def forward(self, x: Tensor) -> Any:
+        return {"a": (self.inner(x), [x])}
+
+
+@refused("returns")
+class NoOutput(Layer):
+    def forward(self, x: Tensor) -> None:
+        self.inner(x)
+
+
+@refused("argmax")
+class ClassOutput(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x).argmax(1)
+
+
 @refused("constant")
 class ConstantOutput(nn.Module):
     def __init__(self) -> None:
@@ -996,6 +1268,20 @@ def scripted() -> nn.Module:
     return torch.jit.script(nn.Sequential(nn.Linear(4, 4)))
 
 
+@refused("ScriptModule")
+def scripted_child() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.ReLU()))
+
+
+@refused("ScriptModule")
+def traced_child() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return nn.Sequential(nn.Linear(4, 4), torch.jit.trace(nn.ReLU(), torch.zeros(1, 4)))
+
+
 @exact()
 def nested_wrappers() -> nn.Module:
     return nn.Sequential(nn.Sequential(nn.Sequential(), nn.Sequential(nn.Linear(4, 4))), nn.Sequential(nn.ReLU()))
@@ -1008,6 +1294,59 @@ def nested_wrappers() -> nn.Module:
 class SharedModule(Layer):
     def forward(self, x: Tensor) -> Tensor:
         return self.inner(torch.relu(self.inner(torch.relu(self.inner(x)))))
+
+
+@exact()
+class TiedWeights(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.relu(self.first(x)))
+
+
+@exact()
+class TiedTransposed(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(torch.relu(self.inner(x)), self.inner.weight.T)
+
+
+@exact()
+class BuffersAsWeights(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.randn(4, 4))
+        self.register_buffer("shift", torch.randn(4), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(F.linear(x, self.weight, self.shift))
+
+
+@exact()
+class CallsItself(Layer):
+    def forward(self, x: Tensor, depth: int = 3) -> Tensor:
+        return x if depth == 0 else torch.relu(self.inner(self.forward(x, depth - 1)))
+
+
+@exact()
+class DetachedBranch(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) + 3 * x.detach()
+
+
+@exact()
+class WithoutGradients(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.inner(x)
+
+
+@exact()
+class Checkpointed(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self.inner, x, use_reentrant=False)
 
 
 @exact()
@@ -1120,3 +1459,45 @@ class DoublesOnlyRealTensors(Layer):
         if isinstance(x, Tensor):
             return self.inner(x) * 2
         return self.inner(x)
+
+
+# ------------------------------------------------------------------------------ what cannot be seen, and is said so
+
+
+@unseen("notices that it is recorded")
+class LooksWhoCalls(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * (1.0 if any("lipcert" in frame.filename for frame in inspect.stack(0)) else 3.0)
+
+
+@unseen("notices that it is recorded")
+class LiesBelowTheRoundingOfItsInput(nn.Module):
+    """Larger outputs are compared, and refused."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (1e-15 if type(x) is Tensor else 1e-16) * x
+
+
+@unseen("or copied")
+class KnowsItIsACopy(Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.me = id(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * (3.0 if id(self) == self.me else 1.0)
+
+
+@unseen("threads")
+class KnowsItsThread(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * (1.0 if threading.current_thread() is threading.main_thread() else 3.0)
+
+
+@unseen("globals that change later")
+class ReadsAGlobal(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * FACTOR[0]
+
+
+FACTOR = [1.0]
