@@ -52,3 +52,15 @@ class CheckFailed(LipcertError):
 
 class LipschitzViolation(LipcertError, AssertionError):
     """A pair of inputs whose difference quotient exceeds the claimed constant."""
+
+
+class ExecutionViolation(LipcertError, AssertionError):
+    """A pair of inputs at which the executed function leaves its claim by more than its arithmetic can explain."""
+
+
+class Unproved(LipcertError, AssertionError):
+    """A claim that was asserted with a proof, and has neither a proof nor a counterexample."""
+
+
+class PenaltyMismatch(LipcertError, AssertionError):
+    """A penalty that is not what its name says: another value, or another gradient, than the definition."""
