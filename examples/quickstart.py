@@ -11,7 +11,6 @@ Run it with `make demo`, or as `python examples/quickstart.py`; files go to out/
 
 import time
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,13 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm as torch_spectral_norm
 
 import lipcert
 from lipcert.certifiers import Product
 from lipcert.check import verify_files
-from lipcert.graph import Affine, Graph, Opaque
-from lipcert.linear import dense
+from lipcert.enclosure import stretch
 from lipcert.nn import MaxMin
 from lipcert.parametrizations import spectral_norm
 from lipcert.report import format_down, format_up, plot_layers
@@ -87,34 +85,11 @@ def judge(name: str, f: nn.Module, out: Path) -> dict[str, Any]:
     plot_layers(graph, certificate, out / f"{name}.png")
     if certificate.bound <= CLAIM:
         verdict = "PROVED"
-    elif quotient_squared(graph, witness.x, witness.y) > CLAIM**2:
+    elif stretch(graph, witness.x, witness.y, lipcert.L2).exceeds(CLAIM):  # without rounding
         verdict = "REFUTED"
     else:
         verdict = "UNKNOWN"
     return {"distance": distance, "witness": witness.ratio, "bound": certificate.bound, "verdict": verdict}
-
-
-def quotient_squared(graph: Graph, x: Tensor, y: Tensor) -> Fraction:
-    """``|f(x) - f(y)|^2 / |x - y|^2``, exactly: stored weights and pixels are fractions."""
-    rise = sum((a - b) ** 2 for a, b in zip(exactly(graph, x), exactly(graph, y), strict=True))
-    run = sum((Fraction(a) - Fraction(b)) ** 2 for a, b in zip(x.flatten().tolist(), y.flatten().tolist(), strict=True))
-    return Fraction(rise) / run
-
-
-def exactly(graph: Graph, x: Tensor) -> list[Fraction]:
-    """Evaluate a network of linear layers and MaxMin without rounding."""
-    z = [Fraction(entry) for entry in x.flatten().tolist()]
-    for node in graph:
-        match node:
-            case Affine(map=linear, bias=bias):
-                b = torch.zeros(node.shape) if bias is None else bias.expand(node.shape)
-                rows = [[(j, Fraction(w)) for j, w in enumerate(row) if w] for row in dense(linear).tolist()]
-                constants = [Fraction(c) for c in b.flatten().tolist()]
-                z = [sum((w * z[j] for j, w in row), c) for row, c in zip(rows, constants, strict=True)]
-            case Opaque(function="sort"):
-                first, second = z[: len(z) // 2], z[len(z) // 2 :]
-                z = [*map(max, first, second), *map(min, first, second)]
-    return z
 
 
 def table(found: dict[str, dict[str, Any]], out: Path) -> Table:

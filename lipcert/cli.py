@@ -7,7 +7,6 @@ an error inside lipcert has a status of its own, so that it can never be read as
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -21,13 +20,14 @@ from rich.console import Console
 
 from lipcert import solvers
 from lipcert.answers import Status, answering, claim, details, finish, number, replacing, seated, tell, working
-from lipcert.certificate import Certificate, Validity, Witness
+from lipcert.certificate import Certificate, Validity
 from lipcert.certifiers import Auto, Certifier, FourierLipSDP, LipSDP, Product
 from lipcert.check import Reject, TooLarge, verify_files
 from lipcert.check import main as check_files
-from lipcert.errors import CheckFailed, InvalidInput
+from lipcert.errors import BudgetExceeded, CheckFailed, InvalidInput, UnsupportedOperation
+from lipcert.falsify import Effort, Refuted, Unknown, refute
+from lipcert.falsify.replay import replay_source
 from lipcert.graph import Graph
-from lipcert.linear import Shape
 from lipcert.norms import L2, Norms
 from lipcert.ranks import Map, together
 from lipcert.recheck import check_float64
@@ -44,7 +44,7 @@ from lipcert.report import (
 from lipcert.sandwich import Sandwich, enclose
 from lipcert.storage import graph_from_document, load_certificate, read_network, save_certificate
 from lipcert.target import following, load_graph, load_model, parse_shape, picked
-from lipcert.witness import Budget, witness
+from lipcert.witness import witness
 
 app = typer.Typer(
     help="Lipschitz claims about torch networks: true, tight and checked.",
@@ -144,7 +144,7 @@ def falsify(
     norms: NormsText = "l2",
     budget: Annotated[float, typer.Option("--budget", help="Seconds to search.")] = 10.0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the starting points.")] = 0,
-    out: Annotated[Path | None, typer.Option("--out", help="Write the best pair here, an .npz file.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the pair here, .npz, and its replay, .py.")] = None,
     state_dict: StateDict = None,
     as_json: AsJson = False,
 ) -> None:
@@ -155,12 +155,9 @@ def falsify(
             raise InvalidInput(f"--bound {bound} must be >= 0 and --budget {budget} must be > 0 seconds.")
         model = load_model(target, state_dict)
         with working("searching for a pair"):
-            found, rounds = _search(model, shape, pair, bound, budget, seed)
-        if out is not None:
-            out = out if out.suffix == ".npz" else out.with_name(f"{out.name}.npz")
-            with replacing(out) as temporary:
-                np.savez(temporary, x=found.x.numpy(), y=found.y.numpy(), ratio=found.ratio, norms=str(pair))
-        refuted = found.ratio > bound
+            source = torch.Generator().manual_seed(seed)
+            verdict = refute(model, shape, bound, norms=pair, effort=Effort(budget, 2**31), generator=source)
+        found, files = verdict.witness, [] if out is None else _write_pair(verdict, out)
         fields = {
             "target": target,
             "input_shape": list(shape),
@@ -168,13 +165,15 @@ def falsify(
             "claimed": bound,
             **number("ratio", found.ratio),
             "distance": float(torch.linalg.vector_norm((found.x - found.y).flatten(), pair.p)),
-            "rounds": rounds,
+            "exact": isinstance(verdict, Refuted),
+            "blamed": verdict.blamed if isinstance(verdict, Refuted) else "",
+            "reason": verdict.reason if isinstance(verdict, Unknown) else "",
             "seed": seed,
-            "files": [] if out is None else [str(out)],
+            "files": [str(file) for file in files],
         }
         says = f"two inputs with |f(x) - f(y)| / |x - y| >= {format_down(found.ratio)} ({pair}); claimed {bound!r}"
-        verdict, status = ("REFUTED", Status.NO) if refuted else ("UNKNOWN", Status.UNKNOWN)
-        finish("falsify", verdict, fields, f"{says}\n{details(fields)}", as_json, status)
+        name, status = ("REFUTED", Status.NO) if isinstance(verdict, Refuted) else ("UNKNOWN", Status.UNKNOWN)
+        finish("falsify", name, fields, f"{says}\n{details(fields)}", as_json, status)
 
 
 @app.command()
@@ -360,19 +359,21 @@ def _sandwich(model: torch.nn.Module, graph: Graph, certifier: Certifier) -> San
     return enclose(graph, witness(model, graph.input.shape), by=certifier)
 
 
-def _search(
-    model: torch.nn.Module, shape: Shape, norms: Norms, bound: float, seconds: float, seed: int
-) -> tuple[Witness, int]:
-    """Rounds of fresh starting points until the claim is broken or the time is over; the best pair of all."""
-    generator = torch.Generator().manual_seed(seed)
-    deadline = time.monotonic() + seconds
-    rounds, best = 0, None
-    while best is None or (best.ratio <= bound and time.monotonic() < deadline):
-        left = max(deadline - time.monotonic(), 0.0)
-        found = witness(model, shape, norms=norms, budget=Budget(seconds=left), generator=generator)
-        best = found if best is None or found.ratio > best.ratio else best
-        rounds += 1
-    return best, rounds
+def _write_pair(verdict: Refuted | Unknown, out: Path) -> list[Path]:
+    """The pair as arrays; of a refuted claim also as a Python file that runs by itself, where it is small enough."""
+    found = verdict.witness
+    arrays = out if out.suffix == ".npz" else out.with_name(f"{out.name}.npz")
+    with replacing(arrays) as temporary:
+        np.savez(temporary, x=found.x.numpy(), y=found.y.numpy(), ratio=found.ratio, norms=str(found.norms))
+    if isinstance(verdict, Unknown):
+        return [arrays]
+    try:
+        source = replay_source(verdict)
+    except (UnsupportedOperation, BudgetExceeded):
+        return [arrays]
+    with replacing(arrays.with_suffix(".py")) as temporary:
+        temporary.write_text(source)
+    return [arrays, arrays.with_suffix(".py")]
 
 
 def _check_exactly(certificate: Path, weights: Path) -> dict[str, Any]:

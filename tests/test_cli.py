@@ -1,6 +1,7 @@
 """The command line: answers, exit statuses, JSON, messages, and no half-written files."""
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -121,7 +122,7 @@ def test_answers_for_people_begin_with_the_verdict(folder: Path):
     assert certified("--out", "cert.json").stdout.startswith("PROVED  Lip(f; l2->l2) <= 2.00001\n")
     assert run("check", "cert.json").stdout.startswith("ACCEPTED  Lip(f; l2->l2) <= 2.00001\n")
     shown = run("falsify", "cli_nets:double", "--input-shape", "2", "--budget", "0.5")
-    assert shown.stdout.startswith("REFUTED  two inputs with |f(x) - f(y)| / |x - y| >= 1.9")
+    assert shown.stdout.startswith("REFUTED  two inputs with |f(x) - f(y)| / |x - y| >= 2 ")
 
 
 def test_the_method_is_the_one_asked_for_and_auto_by_default(folder: Path):
@@ -392,9 +393,12 @@ def test_falsify_refutes_a_false_claim_with_a_pair_that_does_it(folder: Path):
     result = run(*arguments)
     found = answer(result)
     assert result.exit_code == 1
-    keys = {"target", "input_shape", "norms", "claimed", "ratio", "ratio_hex", "distance", "rounds", "seed", "files"}
-    assert found.keys() == {"command", "verdict", *keys}
+    keys = {"target", "input_shape", "norms", "claimed", "ratio", "ratio_hex", "distance", "exact", "blamed", "reason"}
+    assert found.keys() == {"command", "verdict", *keys, "seed", "files"}
     assert found["verdict"] == "REFUTED"
+    assert found["exact"] is True
+    assert found["files"] == ["pair.npz", "pair.py"]
+    assert subprocess.run([sys.executable, "-I", "pair.py"], capture_output=True, check=False).returncode == 0
     with np.load("pair.npz") as pair:
         x, y = pair["x"], pair["y"]
         assert pair["ratio"] == found["ratio"]

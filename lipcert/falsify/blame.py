@@ -1,0 +1,61 @@
+"""Which layer is at fault: the first whose own claim is false, or else what stretches the pair. Floor 5."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from lipcert.freeze import evaluation_copy
+from lipcert.graph import Affine, Graph, Opaque
+from lipcert.linear import Shape
+from lipcert.monitor import observe
+from lipcert.norms import Norms
+from lipcert.report import format_down
+
+_SHOWN = 4
+
+
+def blamed(model: nn.Module, graph: Graph, x: Tensor, y: Tensor, norms: Norms) -> str:
+    """One line about where a claim fails; empty if nothing stretches.
+
+    Layers are read in evaluation mode, convolutions at the size of input that they get.
+    """
+    copied = evaluation_copy(model)
+    for reading in observe(copied, input_sizes=_sizes(copied, graph.input.shape)):
+        if reading.claimed is not None and reading.lower is not None and reading.lower > reading.claimed * (1 + 1e-9):
+            return (
+                f"first false layer: `{reading.path}` claims norm {reading.claimed!r}, "
+                f"it is at least {format_down(reading.lower)}"
+            )
+    found = [f"`{name}` {format_down(gain, 4)}" for name, gain in stretches(graph, x, y, norms) if gain > 1.0]
+    return f"this pair is stretched by {', '.join(found[:_SHOWN])}" if found else ""
+
+
+def stretches(graph: Graph, x: Tensor, y: Tensor, norms: Norms) -> list[tuple[str, float]]:
+    """How much every affine layer and every function that is not elementwise stretches a pair, in the output norm."""
+    with torch.no_grad():
+        values = graph.values(torch.stack([x, y]).double())
+    apart = {name: float(torch.linalg.vector_norm((v[0] - v[1]).flatten(), norms.q)) for name, v in values.items()}
+    layers = [node for node in graph if isinstance(node, Affine | Opaque)]
+    return [(node.name, apart[node.name] / apart[node.source]) for node in layers if apart[node.source] > 0.0]
+
+
+def _sizes(model: nn.Module, shape: Shape) -> dict[str, Shape]:
+    """The spatial size of what every convolution reads, when the model runs on one input."""
+    sizes: dict[str, Shape] = {}
+
+    def listen(path: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def note(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            sizes.setdefault(path, tuple(arguments[0].shape[-(module.weight.ndim - 2) :]))  # pyright: ignore
+
+        return module.register_forward_pre_hook(note)
+
+    paths = [(path, module) for path, module in model.named_modules() if isinstance(module, _ConvNd)]
+    handles = [listen(path, module) for path, module in paths]
+    parameter = next(iter(model.parameters()), torch.zeros(()))
+    with torch.no_grad():
+        model(torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device))
+    for handle in handles:
+        handle.remove()
+    return {path or "model": size for path, size in sizes.items()}
