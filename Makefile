@@ -9,9 +9,10 @@ INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraints constr
 # One thread per process: two test processes share two cores, and timings of one do not depend on the other.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
 WORKERS ?= 2
-LINTED := lipcert tests examples benchmarks docs
+LINTED := lipcert _lipcert_pytestplugin.py tests examples benchmarks docs
 
-.PHONY: demo test test-all lint types docs bench-norms bench-parametrizations bench-lipsdp bench-conv clean
+.PHONY: demo test test-all soundness lint types docs bench-norms bench-parametrizations bench-lipsdp bench-conv \
+	bench-zoo bench-claims bench-penalties mutants clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -21,6 +22,9 @@ test: $(VENV)/.installed
 
 test-all: $(VENV)/.installed
 	$(PYTEST) -n $(WORKERS) -q --timeout 1800
+
+soundness: $(VENV)/.installed
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m benchmarks.soundness
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check $(LINTED)
@@ -42,6 +46,18 @@ bench-lipsdp: $(VENV)/.installed
 
 bench-conv: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.bench_conv
+
+bench-zoo: $(VENV)/.installed
+	$(BIN)/python -W ignore -m benchmarks.bench_zoo
+
+bench-claims: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.bench_claims
+
+bench-penalties: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.bench_penalties
+
+mutants: $(VENV)/.installed
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m benchmarks.mutants
 
 clean:
 	rm -rf $(VENV) build dist docs/_build .pytest_cache .ruff_cache .hypothesis

@@ -14,11 +14,12 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lipcert"
 FLOORS = {
     0: "errors norms certificate",
-    1: "linear graph kernel nn reference ranks",
-    2: "opnorm outputs lowering freeze storage lmi solvers",
+    1: "linear graph kernel nn reference ranks quotient domain",
+    2: "opnorm outputs lowering freeze storage lmi solvers enclosure",
     3: "rules certifiers margins witness parametrizations recheck",
     4: "trace frontends",
-    5: "certify sandwich report target answers cli __main__ monitor",
+    5: "certify sandwich report target answers cli __main__ monitor falsify penalties",
+    6: "testing",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 FILES = {
@@ -26,7 +27,7 @@ FILES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 # Imported only inside the functions that need them, so that `import lipcert` stays light and the extras optional.
-LAZY = {"cvxpy", "hypothesis", "matplotlib", "onnx", "scipy", "sklearn", "typer"}
+LAZY = {"cvxpy", "flint", "hypothesis", "matplotlib", "onnx", "pytest", "scipy", "sklearn", "typer"}
 STANDARD = set(sys.stdlib_module_names)
 LINES = 400
 # One file that can be read and run by itself, by design.
@@ -57,6 +58,11 @@ def ours(name: str) -> set[str]:
     return {module for module in imported(name, everywhere=True) if module.split(".")[0] == "lipcert"}
 
 
+def outside(name: str) -> set[str]:
+    """The packages of others that a file imports."""
+    return {module.split(".")[0] for module in imported(name, everywhere=True)} - STANDARD - {"lipcert"}
+
+
 def part(module: str) -> str:
     """The file or package directly under lipcert; empty for lipcert itself."""
     return module.split(".")[1] if "." in module else ""
@@ -75,11 +81,18 @@ def test_imports_make_no_cycle():
     assert list(TopologicalSorter(graph).static_order())
 
 
+def test_nothing_in_the_library_imports_what_is_for_tests():
+    assert not [name for name in FILES if part(name) != "testing" and "testing" in map(part, ours(name))]
+    drawers = {"lipcert.testing." + name for name in ("assertions", "drawing", "strategies", "profiles", "machine")}
+    assert {name for name in FILES if "hypothesis" in outside(name)} == {"lipcert.testing"} | drawers
+
+
 def test_no_certifier_reads_how_a_weight_was_made():
-    others = [name for name in FILES if part(name) != "parametrizations"]
+    others = [name for name in FILES if part(name) not in ("parametrizations", "testing")]
     readers = [name for name in others if "parametrizations" in map(part, ours(name))]
     assert readers == ["lipcert", "lipcert.monitor"]
-    assert not [name for name in FILES if "lipcert.monitor" in ours(name)]
+    # It shows claims beside what it measures; a refutation names the first layer whose claim is false.
+    assert [name for name in FILES if "lipcert.monitor" in ours(name)] == ["lipcert.falsify.blame"]
 
 
 @pytest.mark.parametrize(
@@ -107,6 +120,7 @@ def test_the_kernel_imports_only_numpy_and_errors():
 @pytest.mark.parametrize("name", FILES)
 def test_heavy_and_optional_packages_are_imported_where_they_are_used(name: str):
     allowed = {"typer"} if name in ("lipcert.cli", "lipcert.answers") else set()
+    allowed |= {"hypothesis"} if part(name) == "testing" else set()
     assert {module.split(".")[0] for module in imported(name, everywhere=False)} & LAZY <= allowed
 
 
@@ -135,6 +149,14 @@ def test_a_module_says_what_it_is(name: str):
 def test_every_public_name_exists():
     assert len(set(lipcert.__all__)) == len(lipcert.__all__)
     assert all(getattr(lipcert, name) is not None for name in lipcert.__all__)
+
+
+def test_the_plugin_imports_nothing_but_pytest_at_the_start():
+    tree = ast.parse((ROOT / "_lipcert_pytestplugin.py").read_text())
+    roots = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
+    roots += [node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert {root.split(".")[0] for root in roots} <= STANDARD | {"pytest"}
+    assert (ROOT / "_lipcert_pytestplugin.py").read_text().count("\n") <= LINES
 
 
 def test_importing_lipcert_imports_no_heavy_or_optional_package():

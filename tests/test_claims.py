@@ -365,7 +365,14 @@ def test_reads_can_be_cached(case: Parametrized):
         assert layer.weight is layer.weight
 
 
-@by_case
+@pytest.mark.parametrize(
+    "case",
+    # Compiling takes seconds: one in three in every run, all of them in `make test-all`.
+    [
+        pytest.param(case, id=name, marks=[pytest.mark.slow] if place % 3 else [])
+        for place, (name, case) in enumerate(PARAMETRIZED.items())
+    ],
+)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiled_layers_follow_training_and_evaluation_without_breaks_and_recompilations(case: Parametrized):
     torch._dynamo.reset()

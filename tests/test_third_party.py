@@ -13,7 +13,10 @@ QUICK = {name: net for name, net in NETS.items() if not name.startswith("w1bench
 pytestmark = pytest.mark.skipif(not NETS, reason=f"no third-party networks in {FOLDER.name}")
 
 
-@pytest.mark.parametrize("name", QUICK or ["none"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if "averaged_cnn" in name else []) for name in QUICK] or ["none"],
+)
 def test_witness_and_published_constant_are_below_the_rigorous_bound(name: str):
     net = NETS[name]
     certificate = certify(net.build(), net.shape, by=Product())
