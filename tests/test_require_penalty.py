@@ -102,11 +102,27 @@ def test_known_mistakes_are_named(named, dtype):
 def test_a_penalty_that_errs_on_the_users_critic_only_is_caught_there():
     def penalty(critic, x: Tensor, y: Tensor) -> Tensor:
         own = isinstance(critic, nn.Sequential)
-        return rolled(critic, x, y) * (1.1 if own else 1.0)
+        return rolled(critic, x, y) + (0.1 if own else 0.0)
 
-    with pytest.raises(PenaltyMismatch, match="your critic at x = y = x"):
+    with pytest.raises(PenaltyMismatch, match="your critic at x = y = x it gives"):
         require_gradient_penalty(penalty, conv_critic(), images(1), images(2))
-    require_gradient_penalty(rolled, lambda x: x.flatten(1).sin().sum(1), images(1), images(2))
+
+
+def test_derivatives_are_compared_for_a_critic_without_parameters_too():
+    def critic(x: Tensor) -> Tensor:
+        return x.flatten(1).sin().sum(1)
+
+    require_gradient_penalty(rolled, critic, images(1), images(2))
+    for named in ("create_graph=True", "derivatives by parameters are not"):
+        with pytest.raises(PenaltyMismatch, match=named):
+            require_gradient_penalty(MISTAKES[named], critic, images(1), images(2))
+
+
+def test_a_critic_with_dropout_is_compared_in_evaluation_mode_and_stays_in_training_mode():
+    critic = nn.Sequential(nn.Dropout(0.5), conv_critic())
+    require_gradient_penalty(rolled, critic, images(1), images(2))
+    assert critic.training
+    assert critic[0].training
 
 
 @pytest.mark.parametrize(

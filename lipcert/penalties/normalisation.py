@@ -49,5 +49,5 @@ def layer_norm_gain(layer: nn.LayerNorm) -> float:
     weight = torch.ones(size) if layer.weight is None else layer.weight.detach()
     gamma = weight.flatten().double()
     GammaP = torch.diag(gamma) - gamma[:, None] / size
-    norm = float(torch.linalg.matrix_norm(GammaP, 2)) if size > 1 else 0.0
+    norm = float(torch.linalg.matrix_norm(GammaP, 2))
     return norm / layer.eps**0.5 if layer.eps > 0.0 else float("inf") if norm > 0.0 else 0.0
