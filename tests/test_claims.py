@@ -365,6 +365,21 @@ def test_reads_can_be_cached(case: Parametrized):
         assert layer.weight is layer.weight
 
 
+@by_case
+@pytest.mark.parametrize("mode", [True, False])
+def test_every_layer_caches_its_own_weight(case: Parametrized, mode: bool):
+    """Layers of one kind share a class, and torch keeps cached tensors by the module a property was made for."""
+    layers = [case.make(seed).train(mode) for seed in range(3)]
+    alone = [layer.weight.detach().clone() for layer in layers]
+    with parametrize.cached():
+        cached = [layer.weight for layer in layers]
+        for weight, expected, layer in zip(cached, alone, layers, strict=True):
+            assert torch.equal(weight, expected)
+            assert layer.weight is weight
+        sum(weight.square().sum() for weight in cached).backward()
+    assert all(parameter.grad is not None for layer in layers for parameter in layer.parameters() if parameter.ndim > 1)
+
+
 @pytest.mark.parametrize(
     "case",
     # Compiling takes seconds: one in three in every run, all of them in `make test-all`.

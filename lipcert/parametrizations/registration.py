@@ -140,7 +140,15 @@ def _stepping_aside(name: str, torchs: property) -> property:
     assert assign is not None
 
     def read(self: Any) -> Any:
-        return parametrized(self) if name in self.parametrizations else nn.Module.__getattr__(self, name)
+        if name not in self.parametrizations:
+            return nn.Module.__getattr__(self, name)
+        if not parametrize._cache_enabled or torch._C._get_tracing_state() is not None:
+            return parametrized(self)
+        # torch's property would keep it under the module that it was made for, which all layers here share.
+        key = (id(self), name)
+        if key not in parametrize._cache:
+            parametrize._cache[key] = self.parametrizations[name]()
+        return parametrize._cache[key]
 
     def write(self: Any, value: Any) -> None:
         if name in self.parametrizations:
