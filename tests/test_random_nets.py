@@ -32,7 +32,7 @@ from lipcert.testing import (
     relu,
 )
 
-SOME = settings(max_examples=40)
+SOME = settings(max_examples=25)
 FEW = settings(max_examples=12)
 CLOSED = LipSDP(solvers.Recursion())
 CERTIFIERS: dict[str, Certifier] = {"product": Product(), "closed form": CLOSED, "best": Best(Product(), CLOSED)}
