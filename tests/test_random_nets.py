@@ -276,7 +276,7 @@ def test_outside_of_hypothesis_the_assertions_are_plain():
     network = Network((1, 2, 2), conv([[1, 1]]), leaky_relu(0.5), relu())
     assert str(lipcheck(network.to_module(), network.input_shape, 2.0)).startswith("PROVED")
     with pytest.raises(LipschitzViolation):
-        assert_lipschitz(network.to_module(), 1.0, network.input_shape)
+        assert_lipschitz(network.to_module(), example_input=network.input_shape, bound=1.0)
     with pytest.raises(Unproved):
         assert_lipschitz(nn.LayerNorm(2), 1.0, (2,), effort=Effort(rounds=1))
 

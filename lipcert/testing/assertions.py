@@ -8,9 +8,11 @@ from typing import Any
 
 from hypothesis import currently_in_test_context, event, target
 from hypothesis.errors import InvalidArgument
+from torch import Tensor, nn
 
 from lipcert import falsify
 from lipcert.falsify import Proved, Refuted, Verdict
+from lipcert.linear import Shape
 
 
 @wraps(falsify.lipcheck)
@@ -27,11 +29,12 @@ def lipcheck(*arguments: Any, **options: Any) -> Verdict:
 
 
 @wraps(falsify.assert_lipschitz)
-def assert_lipschitz(*arguments: Any, require: Any = "proof", **options: Any) -> Verdict:
+def assert_lipschitz(
+    model: nn.Module, bound: float, example_input: Tensor | Shape, *, require: Any = "proof", **options: Any
+) -> Verdict:
     """As `lipcert.falsify.assert_lipschitz`; inside a hypothesis test the verdict is reported to hypothesis."""
     falsify.require_known(require)
-    model, bound, example, *others = arguments
-    return falsify.judged(lipcheck(model, example, bound, *others, **options), require)
+    return falsify.judged(lipcheck(model, example_input, bound, **options), require)
 
 
 def _report(verdict: Verdict) -> None:
