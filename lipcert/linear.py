@@ -8,7 +8,7 @@ user's weights exactly.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 import torch
@@ -197,6 +197,29 @@ def apply(linear: LinearMap, x: Tensor) -> Tensor:
                     matrix = factor.numerator.to(x) / factor.denominator
                     x = torch.movedim(torch.movedim(x, dim, -1) @ matrix.T, -1, dim)
             return x
+        case _:
+            assert_never(linear)
+
+
+def modulus(linear: LinearMap) -> LinearMap:
+    """The map with every weight replaced by its modulus.
+
+    Example:
+        >>> modulus(Diagonal(torch.tensor([-2.0, 3.0]), (2,))).scale.tolist()
+        [2.0, 3.0]
+    """
+    match linear:
+        case Dense(weight) | Conv(weight=weight):
+            return replace(linear, weight=weight.abs())
+        case Adjoint(conv):
+            return Adjoint(replace(conv, weight=conv.weight.abs()))
+        case Diagonal(scale):
+            return replace(linear, scale=scale.abs())
+        case Reshape() | Selection():
+            return linear
+        case Separable(factors):
+            positive = (f if f is None else replace(f, numerator=f.numerator.abs()) for f in factors)
+            return replace(linear, factors=tuple(positive))
         case _:
             assert_never(linear)
 

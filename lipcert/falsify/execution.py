@@ -13,14 +13,14 @@ References:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lipcert.errors import ExecutionViolation, InvalidInput, UnsupportedOperation
 from lipcert.graph import Activation, Add, Affine, Concat, Graph, Input, Node, Opaque, sources
-from lipcert.linear import Adjoint, Conv, Dense, Diagonal, LinearMap, Reshape, Selection, Separable, apply
+from lipcert.linear import Adjoint, Conv, Dense, Diagonal, LinearMap, Reshape, Selection, Separable, apply, modulus
 from lipcert.norms import L2
 from lipcert.opnorm import opnorm
 from lipcert.trace import trace
@@ -103,8 +103,8 @@ def require_execution(model: nn.Module, x: Tensor, y: Tensor, bound: float) -> f
     with torch.no_grad():
         change = (model(x).double() - model(y).double()).flatten(1)
     apart = torch.linalg.vector_norm((x.double() - y.double()).flatten(1), dim=1)
-    noise = sum(execution_error(graph, side.double().cpu(), arithmetic) for side in (x, y))
-    allowed = (bound * apart.cpu() + noise) * (1 + 2.0**-40)
+    errors = execution_error(graph, torch.cat([x, y]).double().cpu(), arithmetic)
+    allowed = (bound * apart.cpu() + errors[: len(x)] + errors[len(x) :]) * (1 + 2.0**-40)
     moved = torch.linalg.vector_norm(change, dim=1).cpu()
     worst = int((moved - allowed).argmax())
     if not bool((moved <= allowed).all()):
@@ -164,26 +164,12 @@ def _affine(
     steps = count + (bias is not None)
     if steps == 0:
         return error * norm
-    size, spread = _modulus(linear), norm_of_modulus(linear)
-    reached = apply(size, x.abs())
+    size = modulus(linear)
+    spread, reached = opnorm(size, L2).value, apply(size, x.abs())
     if bias is not None:
         reached = reached + bias.abs().to(reached)
     gamma = _gamma(steps, arithmetic)
     return error * (norm + 3 * gamma * spread) + _rounding(reached, steps, arithmetic)
-
-
-def norm_of_modulus(linear: LinearMap) -> float:
-    """A bound of the l2 norm of the map with absolute weights."""
-    return opnorm(_modulus(linear), L2).value
-
-
-def _modulus(linear: LinearMap) -> LinearMap:
-    match linear:
-        case Dense(weight) | Conv(weight=weight):
-            return replace(linear, weight=weight.abs())
-        case Adjoint(conv):
-            return Adjoint(replace(conv, weight=conv.weight.abs()))
-    return linear
 
 
 def _rounding(size: Tensor, steps: int, arithmetic: Arithmetic) -> Tensor:

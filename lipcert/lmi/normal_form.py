@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lipcert.errors import InvalidInput, UnsupportedOperation
 from lipcert.graph import Activation, Add, Affine, Concat, Graph, Node, Opaque, sources
-from lipcert.linear import Adjoint, Conv, Dense, Diagonal, LinearMap, Reshape, Selection, dense
+from lipcert.linear import Adjoint, Conv, Dense, Diagonal, LinearMap, Reshape, Selection, dense, modulus
 from lipcert.lmi.groups import Groups, constrained, coordinates, groups
 
 INPUT = ""
@@ -314,9 +314,9 @@ def _through(linear: LinearMap, signal: Signal) -> Signal:
     M = dense(linear)
     taps = _additions(linear)
     if signal.variable is not None:
-        sizes = {signal.variable: dense(_modulus(linear))} if taps else None
+        sizes = {signal.variable: dense(modulus(linear))} if taps else None
         return Signal({signal.variable: M}, sizes, taps)
-    size = dense(_modulus(linear))
+    size = dense(modulus(linear))
     blocks = {name: M @ block for name, block in signal.blocks.items()}
     sizes = {name: size @ block for name, block in signal.magnitudes().items()}
     # Sizes are products of rounded non-negative numbers themselves: twice the count covers both.
@@ -334,22 +334,6 @@ def _additions(linear: LinearMap) -> int:
             return 0
         case _:
             return 4 * sum(linear.in_shape) + 8
-
-
-def _modulus(linear: LinearMap) -> LinearMap:
-    """The map with every weight replaced by its modulus."""
-    match linear:
-        case Dense(weight) | Conv(weight=weight):
-            return replace(linear, weight=weight.abs())
-        case Adjoint(conv):
-            return Adjoint(replace(conv, weight=conv.weight.abs()))
-        case Diagonal(scale):
-            return replace(linear, scale=scale.abs())
-        case Reshape() | Selection():
-            return linear
-        case _:
-            factors = [None if f is None else replace(f, numerator=f.numerator.abs()) for f in linear.factors]
-            return replace(linear, factors=tuple(factors))
 
 
 def _rows(signal: Signal, index: Tensor) -> Signal:

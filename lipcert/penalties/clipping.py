@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import assert_never
 
 import torch
 from torch import nn
@@ -21,7 +20,7 @@ from lipcert.certifiers import Product
 from lipcert.errors import InvalidInput, UnsupportedOperation
 from lipcert.freeze import freeze
 from lipcert.graph import Affine, Graph, Node
-from lipcert.linear import Adjoint, Conv, Dense, Diagonal, LinearMap, Reshape, Selection, Separable, Shape
+from lipcert.linear import Shape, modulus
 from lipcert.norms import L2, Norms
 from lipcert.trace import trace
 from lipcert.trace.interpret import module_path
@@ -148,25 +147,7 @@ def _require_no_loose_parameters(model: nn.Module, shape: Shape) -> None:
 
 def _magnitudes(node: Node) -> Node:
     """The node with a linear map in absolute values; others have bounds that grow with those before them."""
-    return replace(node, map=_absolute(node.map), bias=None) if isinstance(node, Affine) else node
-
-
-def _absolute(linear: LinearMap) -> LinearMap:
-    match linear:
-        case Dense(weight) | Conv(weight):
-            return replace(linear, weight=weight.abs())
-        case Adjoint(conv):
-            return Adjoint(replace(conv, weight=conv.weight.abs()))
-        case Diagonal(scale):
-            return replace(linear, scale=scale.abs())
-        case Separable(factors):
-            return replace(
-                linear, factors=tuple(f if f is None else replace(f, numerator=f.numerator.abs()) for f in factors)
-            )
-        case Selection() | Reshape():
-            return linear
-        case _:
-            assert_never(linear)
+    return replace(node, map=modulus(node.map), bias=None) if isinstance(node, Affine) else node
 
 
 def _at_most(c: float, dtype: torch.dtype) -> float:
