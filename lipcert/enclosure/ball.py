@@ -53,6 +53,11 @@ class Ball:
         """Upper ends, in units of ``2**-bits``."""
         return self.mid if self.rad is None else self.mid + self.rad
 
+    @property
+    def radii(self) -> Integers:
+        """The radii, zeros where the numbers are known exactly."""
+        return 0 * self.mid if self.rad is None else self.rad
+
     def at(self, bits: int) -> Ball:
         """The same balls in finer units.
 
@@ -79,8 +84,7 @@ class Ball:
         exact_still = self.rad is None and not np.any((mid << shift) != self.mid)
         if exact_still:
             return Ball(mid, None, bits)
-        rad = 0 * mid if self.rad is None else -((-self.rad) >> shift)
-        return Ball(mid, rad + 1, bits)
+        return Ball(mid, 1 - ((-self.radii) >> shift), bits)
 
     def moved(self, change: Callable[[Integers], Integers]) -> Ball:
         """The entries rearranged, by a function of an array that treats all entries alike."""
@@ -108,6 +112,13 @@ def between(lower: Integers, upper: Integers, bits: int) -> Ball:
     return Ball(mid, rad if np.any(rad) else None, bits)
 
 
+def monotone(x: Ball, change: Callable[[Integers], Integers]) -> Ball:
+    """A function that does not decrease in any entry, and does not depend on the unit, at both ends."""
+    if x.rad is None:
+        return Ball(change(x.mid), None, x.bits)
+    return between(change(x.lower), change(x.upper), x.bits)
+
+
 def aligned(balls: Sequence[Ball]) -> list[Ball]:
     """The same balls in common units."""
     bits = max(ball.bits for ball in balls)
@@ -130,6 +141,28 @@ def add(balls: Sequence[Ball]) -> Ball:
     return Ball(mid, None if rad is None else np.broadcast_to(rad, mid.shape), first.bits)
 
 
+def product(x: Ball, y: Ball) -> Ball:
+    """The product of balls whose shapes broadcast.
+
+    Example:
+        >>> product(exactly(np.array([0.5])), exactly(np.array([3.0]))).mid.tolist()
+        [3]
+    """
+    mid, bits = x.mid * y.mid, x.bits + y.bits
+    if x.rad is None and y.rad is None:
+        return Ball(mid, None, bits)
+    return Ball(mid, abs(x.mid) * y.radii + abs(y.mid) * x.radii + x.radii * y.radii, bits)
+
+
+def joined(balls: Sequence[Ball], axis: int) -> Ball:
+    """Balls side by side along an axis."""
+    parts = aligned(balls)
+    mid = np.concatenate([part.mid for part in parts], axis=axis)
+    if all(part.rad is None for part in parts):
+        return Ball(mid, None, parts[0].bits)
+    return Ball(mid, np.concatenate([part.radii for part in parts], axis=axis), parts[0].bits)
+
+
 def times(ball: Ball, factor: Ball) -> Ball:
     """The product with exact numbers that broadcast to the ball's shape."""
     assert factor.rad is None
@@ -148,8 +181,7 @@ def over(ball: Ball, divisor: int) -> Ball:
     if divisor & (divisor - 1) == 0:
         return short(Ball(ball.mid, ball.rad, ball.bits + divisor.bit_length() - 1))
     fine = ball.at(max(ball.bits, 0) + GUARD)
-    rad = 0 * fine.mid if fine.rad is None else -((-fine.rad) // divisor)
-    return short(Ball(fine.mid // divisor, rad + 1, fine.bits))
+    return short(Ball(fine.mid // divisor, 1 - ((-fine.radii) // divisor), fine.bits))
 
 
 def short(ball: Ball) -> Ball:

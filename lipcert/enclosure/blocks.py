@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lipcert.enclosure.ball import Ball, Integers, add, aligned, between, exactly
+from lipcert.enclosure.ball import Ball, Integers, add, exactly, joined, monotone, product
 from lipcert.enclosure.functions import Arb, arithmetic, as_arb, as_ball, elementwise, rectified
 from lipcert.errors import UnsupportedOperation
 from lipcert.graph import Opaque
@@ -29,13 +29,6 @@ def mapped(node: Opaque, x: Ball) -> Ball:
     return _BLOCKS[node.function](x, node.parameters, node.shape)
 
 
-def _ends(x: Ball, change: Callable[[Integers], Integers]) -> Ball:
-    """A function that does not decrease in any entry, at both ends."""
-    if x.rad is None:
-        return Ball(change(x.mid), None, x.bits)
-    return between(change(x.lower), change(x.upper), x.bits)
-
-
 def _maxima(x: Ball, parameters: Mapping[str, Any], shape: tuple[int, ...]) -> Ball:
     def change(X: Integers) -> Integers:
         for axis, ranges in enumerate(parameters["windows"], start=1):
@@ -44,7 +37,7 @@ def _maxima(x: Ball, parameters: Mapping[str, Any], shape: tuple[int, ...]) -> B
                 X = np.moveaxis(np.stack([X[start:stop:step].max(0) for start, stop, step in ranges]), 0, axis)
         return X
 
-    return _ends(x, change)
+    return monotone(x, change)
 
 
 def _sorted(x: Ball, parameters: Mapping[str, Any], shape: tuple[int, ...]) -> Ball:
@@ -60,7 +53,7 @@ def _sorted(x: Ball, parameters: Mapping[str, Any], shape: tuple[int, ...]) -> B
             X = np.sort(X.reshape(*X.shape[:-1], -1, group), axis=-1).reshape(X.shape)
         return np.moveaxis(X, -1, parameters["dim"] + 1)
 
-    return _ends(x, change)
+    return monotone(x, change)
 
 
 def _reflected(x: Ball, parameters: Mapping[str, Any], shape: tuple[int, ...]) -> Ball:
@@ -71,12 +64,9 @@ def _reflected(x: Ball, parameters: Mapping[str, Any], shape: tuple[int, ...]) -
     side[axis - 1] = -1
     sine, cosine = (elementwise(f, half).moved(lambda X: X.reshape(1, *side)) for f in (_sine, _cosine))
     a, b = (x.moved(lambda X, part=part: np.split(X, 2, axis=axis)[part]) for part in (0, 1))
-    distance = rectified(add([_product(b, cosine), _negative(_product(a, sine))]))
+    distance = rectified(add([product(b, cosine), _negative(product(a, sine))]))
     twice = Ball(2 * distance.mid, None if distance.rad is None else 2 * distance.rad, distance.bits)
-    halves = aligned([add([a, _product(twice, sine)]), add([b, _negative(_product(twice, cosine))])])
-    rads = [0 * part.mid if part.rad is None else part.rad for part in halves]
-    mid = np.concatenate([part.mid for part in halves], axis=axis)
-    return Ball(mid, np.concatenate(rads, axis=axis), halves[0].bits)
+    return joined([add([a, product(twice, sine)]), add([b, _negative(product(twice, cosine))])], axis)
 
 
 def _sine(x: Arb) -> Arb:
@@ -89,12 +79,6 @@ def _cosine(x: Arb) -> Arb:
 
 def _negative(x: Ball) -> Ball:
     return Ball(-x.mid, x.rad, x.bits)
-
-
-def _product(x: Ball, y: Ball) -> Ball:
-    first, second = (0 * ball.mid if ball.rad is None else ball.rad for ball in (x, y))
-    rad = abs(x.mid) * second + abs(y.mid) * first + first * second
-    return Ball(x.mid * y.mid, rad, x.bits + y.bits)
 
 
 def _along(x: Ball, dims: list[int], shape: tuple[int, ...], value: Callable[[list[Arb]], list[Arb]]) -> Ball:

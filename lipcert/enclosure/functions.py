@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lipcert.enclosure.ball import GUARD, Ball, Integers, aligned, between, exactly, over, times
+from lipcert.enclosure.ball import GUARD, Ball, add, aligned, between, exactly, monotone, over, product, times
 from lipcert.errors import UnsupportedOperation
 from lipcert.graph import Activation
 
@@ -49,16 +49,9 @@ def activated(node: Activation, x: Ball) -> Ball:
 # --------------------------------------------------------------------------------- piecewise linear, both ends
 
 
-def _ends(x: Ball, change: Callable[[Integers], Integers]) -> Ball:
-    """A function that does not decrease, at both ends."""
-    if x.rad is None:
-        return Ball(change(x.mid), None, x.bits)
-    return between(change(x.lower), change(x.upper), x.bits)
-
-
 def rectified(x: Ball) -> Ball:
     """``max(x, 0)``."""
-    return _ends(x, lambda X: np.maximum(X, 0))
+    return monotone(x, lambda X: np.maximum(X, 0))
 
 
 def _magnitude(node: Activation, x: Ball) -> Ball:
@@ -73,7 +66,7 @@ def _limited(x: Ball, low: Any, high: Any) -> Ball:
         values = np.broadcast_to(np.asarray(limit, dtype=np.float64), x.shape)
         known = np.isfinite(values)
         x, ends = aligned([x, exactly(np.where(known, values, 0.0))])
-        x = _ends(x, lambda X, cut=cut, known=known, ends=ends: np.where(known, cut(X, ends.mid), X))
+        x = monotone(x, lambda X, cut=cut, known=known, ends=ends: np.where(known, cut(X, ends.mid), X))
     return x
 
 
@@ -94,14 +87,7 @@ def limits(node: Activation) -> tuple[np.ndarray, np.ndarray]:
 
 def _kinked(x: Ball, slope: Ball) -> Ball:
     """``max(x, 0) + slope * min(x, 0)``."""
-    left = times(_ends(x, lambda X: np.minimum(X, 0)), slope)
-    right, left = aligned([rectified(x), left])
-    rad = None if x.rad is None else _sum(right.rad, left.rad, right.mid)
-    return Ball(right.mid + left.mid, rad, right.bits)
-
-
-def _sum(first: Integers | None, second: Integers | None, like: Integers) -> Integers:
-    return (0 * like if first is None else first) + (0 * like if second is None else second)
+    return add([rectified(x), times(monotone(x, lambda X: np.minimum(X, 0)), slope)])
 
 
 def _leaky(node: Activation, x: Ball) -> Ball:
@@ -117,7 +103,7 @@ def _shrunk(node: Activation, x: Ball) -> Ball:
     """``x`` towards zero by a constant: the largest number that the function maps to zero."""
     edge = exactly(zero_below(node))
     x, edge = aligned([x, edge])
-    return _ends(x, lambda X: np.maximum(X - edge.mid, 0) + np.minimum(X + edge.mid, 0))
+    return monotone(x, lambda X: np.maximum(X - edge.mid, 0) + np.minimum(X + edge.mid, 0))
 
 
 def zero_below(node: Activation) -> float:
@@ -135,12 +121,7 @@ def _hardsigmoid(node: Activation, x: Ball) -> Ball:
 
 
 def _hardswish(node: Activation, x: Ball) -> Ball:
-    gate = _hardsigmoid(node, x)
-    if x.rad is None and gate.rad is None:
-        return Ball(x.mid * gate.mid, None, x.bits + gate.bits)
-    first, second = (0 * ball.mid if ball.rad is None else ball.rad for ball in (x, gate))
-    rad = abs(x.mid) * second + abs(gate.mid) * first + first * second
-    return Ball(x.mid * gate.mid, rad, x.bits + gate.bits)
+    return product(x, _hardsigmoid(node, x))
 
 
 def _plus(x: Ball, constant: int) -> Ball:

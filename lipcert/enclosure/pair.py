@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lipcert.check import TooLarge
-from lipcert.enclosure.ball import Ball, add, aligned, exactly
+from lipcert.enclosure.ball import Ball, add, aligned, exactly, joined
 from lipcert.enclosure.blocks import mapped
 from lipcert.enclosure.functions import activated
 from lipcert.enclosure.maps import applied
@@ -121,9 +121,7 @@ def stretch(graph: Graph, x: Tensor, y: Tensor, norms: Norms) -> Stretch:
         raise InvalidInput("the two inputs are equal; a difference quotient needs two.")
     both = enclosed(graph, torch.stack([x, y]).double())
     change = both.mid[:1] - both.mid[1:]
-    least = abs(change)
-    if both.rad is not None:
-        least = np.maximum(least - both.rad[:1] - both.rad[1:], 0)
+    least = np.maximum(abs(change) - both.radii[:1] - both.radii[1:], 0)
     return Stretch(_square(least.ravel().tolist(), norms.q, both.bits) / apart, both.rad is None)
 
 
@@ -158,9 +156,4 @@ def _value(node: Node, read: list[Ball], x: Tensor) -> Ball:
         case Add():
             return add(read)
         case Concat(dim=dim):
-            parts = aligned(read)
-            mid = np.concatenate([part.mid for part in parts], axis=dim + 1)
-            if all(part.rad is None for part in parts):
-                return Ball(mid, None, parts[0].bits)
-            rads = [0 * part.mid if part.rad is None else part.rad for part in parts]
-            return Ball(mid, np.concatenate(rads, axis=dim + 1), parts[0].bits)
+            return joined(read, dim + 1)
