@@ -87,11 +87,7 @@ def ascend(function: Function, x: Tensor, v: Tensor, norms: Norms, steps: int, d
     for step in range(steps):
         if time.monotonic() > deadline:
             break
-        with torch.enable_grad():
-            x_, d_ = x.detach().requires_grad_(True), d.detach().requires_grad_(True)
-            change = length(function(x_ + d_) - function(x_), norms.q)
-            height = (change.clamp_min(1e-300).log() - length(d_, norms.p).clamp_min(1e-300).log()).sum()
-            up_x, up_d = torch.autograd.grad(height, (x_, d_), allow_unused=True, materialize_grads=True)
+        up_x, up_d = uphill(function, x, d, norms)
         pace = 0.3 * size / (1 + 0.1 * step)
         x = x + pace * up_x / up_x.norm(dim=1, keepdim=True).clamp_min(1e-300)
         d = d + pace * 0.3 * up_d / up_d.norm(dim=1, keepdim=True).clamp_min(1e-300)
@@ -99,6 +95,16 @@ def ascend(function: Function, x: Tensor, v: Tensor, norms: Norms, steps: int, d
             again = best_pairs(function, x, d, norms)
             pairs = [max(both, key=ratio_of) for both in zip(pairs, again, strict=True)]
     return pairs
+
+
+def uphill(function: Function, x: Tensor, d: Tensor, norms: Norms) -> tuple[Tensor, Tensor]:
+    """The gradients of ``log |f(x + d) - f(x)|_q - log |d|_p`` with respect to x and d, row by row."""
+    with torch.enable_grad():
+        x_, d_ = x.detach().requires_grad_(True), d.detach().requires_grad_(True)
+        change = length(function(x_ + d_) - function(x_), norms.q)
+        height = (change.clamp_min(1e-300).log() - length(d_, norms.p).clamp_min(1e-300).log()).sum()
+        up_x, up_d = torch.autograd.grad(height, (x_, d_), allow_unused=True, materialize_grads=True)
+    return up_x, up_d
 
 
 def best_pairs(function: Function, x: Tensor, v: Tensor, norms: Norms) -> list[Pair]:

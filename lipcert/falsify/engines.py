@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lipcert.falsify.problem import Candidate, Engine, Problem
-from lipcert.quotient import DISTANCES, length, power_step
+from lipcert.quotient import DISTANCES, length, power_step, uphill
 
 _POINTS = 33
 
@@ -144,15 +144,10 @@ def _along(problem: Problem, x: Tensor, v: Tensor) -> Candidate:
 
 def _climb(problem: Problem, x: Tensor, v: Tensor, pace: float) -> Iterator[Candidate]:
     """Normalised gradient steps on ``log |f(x + d) - f(x)|_q - log |d|_p``, shorter and shorter."""
-    p, q = problem.norms.p, problem.norms.q
     size = length(x, 2.0)[:, None] / math.sqrt(x.shape[1]) + 0.1
-    d = v / length(v, p)[:, None].clamp_min(1e-300) * size
+    d = v / length(v, problem.norms.p)[:, None].clamp_min(1e-300) * size
     for step in range(24):
-        with torch.enable_grad():
-            x_, d_ = x.detach().requires_grad_(True), d.detach().requires_grad_(True)
-            change = length(problem.function(x_ + d_) - problem.function(x_), q)
-            height = (change.clamp_min(1e-300).log() - length(d_, p).clamp_min(1e-300).log()).sum()
-            up_x, up_d = torch.autograd.grad(height, (x_, d_), allow_unused=True, materialize_grads=True)
+        up_x, up_d = uphill(problem.function, x, d, problem.norms)
         stride = pace * size / (1 + 0.1 * step)
         x = problem.project(x + stride * _unit(up_x))
         d = problem.project(x + d + 0.3 * stride * _unit(up_d)) - x
