@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from lipcert.domain import Domain, WholeSpace, from_document, to_document
 from lipcert.errors import InvalidInput
 from lipcert.norms import Norms
 
@@ -81,10 +82,13 @@ class Multipliers:
 
 Evidence = Gains | Multipliers
 
+Ends = tuple[tuple[float, ...], tuple[float, ...]]
+"""The lower and the upper ends of ranges, one per entry."""
+
 
 @dataclass(frozen=True)
 class Certificate:
-    """An upper bound: for all x, y, ``|f(x) - f(y)|_q <= bound * |x - y|_p``.
+    """An upper bound: for all x, y of the domain, ``|f(x) - f(y)|_q <= bound * |x - y|_p``.
 
     f is the real-valued function of the captured graph with the stored weights read as exact real numbers.
 
@@ -95,6 +99,9 @@ class Certificate:
         method: The certifier that found it, as it prints.
         network: Digest of graph and weights (see `lipcert.graph.Graph.digest`).
         evidence: What the checker needs to prove the bound again.
+        domain: Where the inputs are; convex.
+        ranges: On a domain, what nonlinear nodes read there, by their names. The evidence is then about the network
+            that is left on these ranges (see `lipcert.regions`).
     """
 
     bound: float
@@ -103,6 +110,8 @@ class Certificate:
     method: str
     network: str
     evidence: Evidence
+    domain: Domain = WholeSpace()  # noqa: RUF009  (a frozen value)
+    ranges: Mapping[str, Ends] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a bound that is not a non-negative number."""
@@ -127,6 +136,9 @@ class Certificate:
         if isinstance(self.evidence, Multipliers):
             blocks = [_block_document(block) for block in self.evidence.blocks]
             document["evidence"] = {"kind": "multipliers", "items": items, "blocks": blocks}
+        if not isinstance(self.domain, WholeSpace):
+            ranges = {name: [[x.hex() for x in end] for end in ends] for name, ends in self.ranges.items()}
+            document |= {"domain": to_document(self.domain), "ranges": ranges}
         return json.dumps(document, indent=1)
 
     @classmethod
@@ -163,6 +175,8 @@ class Witness:
 
 def _from_document(document: Any) -> Certificate:
     fields = {"format", "network", "norms", "bound", "validity", "method", "evidence"}
+    local = {"domain", "ranges"} & set(document)
+    fields |= {"domain", "ranges"} if local else set()
     if set(document) != fields or document["format"] != FORMAT:
         raise ValueError(f"fields {sorted(document)} with format {document.get('format')!r}; expected {sorted(fields)}")
     evidence = _evidence(document["evidence"])
@@ -173,7 +187,16 @@ def _from_document(document: Any) -> Certificate:
         method=str(document["method"]),
         network=str(document["network"]),
         evidence=evidence,
+        domain=from_document(document["domain"]) if local else WholeSpace(),
+        ranges={str(name): _ends(ends) for name, ends in document["ranges"].items()} if local else {},
     )
+
+
+def _ends(ends: Any) -> Ends:
+    low, high = (tuple(map(float.fromhex, end)) for end in ends)
+    if len(low) != len(high) or not all(-math.inf < a <= b < math.inf for a, b in zip(low, high, strict=True)):
+        raise ValueError("a range has finite ends, the lower ones not above the upper ones")
+    return low, high
 
 
 def _evidence(document: Any) -> Evidence:

@@ -1,4 +1,4 @@
-"""The set of inputs that a claim is about: all of them, a box, or an l2 ball. Floor 1: torch only.
+"""The set of inputs that a claim is about: all of them, a box, or an l2 ball. Floor 0: torch only.
 
 All of them are convex. Membership is decided on the stored numbers, without rounding.
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from lipcert.errors import InvalidInput
-from lipcert.linear import Shape
+
+Shape = tuple[int, ...]
 
 _WIDTHS = (1.0, 0.1, 10.0, 0.01, 100.0)
 
@@ -34,6 +35,37 @@ class Domain(Protocol):
     def sample(self, count: int, shape: Shape, generator: torch.Generator) -> Tensor:
         """Random samples ``(count, *shape)``, float64, of several sizes where the set allows it."""
         ...
+
+
+def limits(domain: Domain, shape: Shape) -> tuple[Tensor, Tensor]:
+    """The smallest box around a box or a ball, its ends rounded outward, float64 tensors of a shape.
+
+    Raises:
+        InvalidInput: If the domain is neither, or its own tensors do not broadcast to the shape.
+
+    Example:
+        >>> limits(L2Ball(1.0, 2.0), (1,))
+        (tensor([-1.], dtype=torch.float64), tensor([3.], dtype=torch.float64))
+    """
+    try:
+        match domain:
+            case Box(low, high):
+                ends = (torch.as_tensor(end, dtype=torch.float64).expand(shape) for end in (low, high))
+                return next(ends).clone(), next(ends).clone()
+            case L2Ball(centre, radius):
+                c = torch.as_tensor(centre, dtype=torch.float64).expand(shape)
+                return _less(c, radius), -_less(-c, radius)
+    except RuntimeError as error:
+        raise InvalidInput(f"{domain} does not fit samples of shape {shape}: {error}") from error
+    raise InvalidInput(f"a bound on a domain needs a `Box` or an `L2Ball`, not {domain!r}.")
+
+
+def _less(c: Tensor, radius: float) -> Tensor:
+    """``c - radius`` rounded down; what rounding to nearest took away is a float itself (Knuth's sum)."""
+    rounded = c - radius
+    back = rounded - c
+    error = (c - (rounded - back)) - (radius + back)
+    return torch.where(error < 0.0, torch.nextafter(rounded, torch.full_like(rounded, -torch.inf)), rounded)
 
 
 @dataclass(frozen=True)
@@ -156,3 +188,50 @@ class L2Ball:
         far = self.radius * torch.rand(count, generator=generator, dtype=torch.float64)
         centre = torch.as_tensor(self.centre, dtype=torch.float64)
         return self.project(centre + away * far.reshape(-1, *[1] * len(shape)))
+
+
+def to_document(domain: Domain) -> dict[str, Any]:
+    """A box or a ball as JSON values; numbers are hexadecimal, so nothing is rounded.
+
+    Raises:
+        InvalidInput: If it is another domain.
+
+    Example:
+        >>> to_document(L2Ball(0.5, 1.0))
+        {'kind': 'l2 ball', 'centre': '0x1.0000000000000p-1', 'radius': '0x1.0000000000000p+0'}
+    """
+    match domain:
+        case Box(low, high):
+            return {"kind": "box", "low": _written(low), "high": _written(high)}
+        case L2Ball(centre, radius):
+            return {"kind": "l2 ball", "centre": _written(centre), "radius": float(radius).hex()}
+    raise InvalidInput(f"a certificate is about everything, a `Box` or an `L2Ball`, not {domain!r}.")
+
+
+def from_document(document: Any) -> Domain:
+    """Read what `to_document` wrote.
+
+    Raises:
+        ValueError: If it is something else.
+        InvalidInput: If the domain is empty or endless.
+    """
+    fields = {"box": {"kind", "low", "high"}, "l2 ball": {"kind", "centre", "radius"}}.get(document.get("kind"))
+    if fields is None or set(document) != fields:
+        raise ValueError(f"a domain is a box or an l2 ball, not {document.get('kind')!r} with {sorted(document)}")
+    if document["kind"] == "box":
+        return Box(_read(document["low"]), _read(document["high"]))
+    return L2Ball(_read(document["centre"]), float.fromhex(document["radius"]))
+
+
+def _written(value: float | Tensor) -> Any:
+    if not isinstance(value, Tensor):
+        return float(value).hex()
+    return {"shape": list(value.shape), "values": [number.hex() for number in value.double().flatten().tolist()]}
+
+
+def _read(value: Any) -> float | Tensor:
+    if isinstance(value, str):
+        return float.fromhex(value)
+    if set(value) != {"shape", "values"} or any(type(size) is not int or size < 0 for size in value["shape"]):
+        raise ValueError("an array has a shape and values")
+    return torch.tensor(list(map(float.fromhex, value["values"])), dtype=torch.float64).reshape(value["shape"])

@@ -224,6 +224,31 @@ def modulus(linear: LinearMap) -> LinearMap:
             assert_never(linear)
 
 
+def terms(linear: LinearMap) -> int:
+    """How many roundings `apply` may make on the way to one number, at most: products and what is done to them.
+
+    Example:
+        >>> terms(Dense(torch.ones(2, 5), (5,))), terms(Reshape((4,), (2, 2)))
+        (5, 0)
+    """
+    match linear:
+        case Reshape() | Selection():
+            return 0
+        case Diagonal():
+            return 1
+        case Dense(weight):
+            return weight.shape[1]
+        case Conv(weight=weight):
+            return weight[0].numel()
+        case Adjoint(conv):
+            return conv.weight.numel() // conv.weight.shape[1]
+        case Separable(factors):
+            # Every dimension is a pass of its own at worst: its sum, and a division.
+            return sum(factor.numerator.shape[1] + 1 for factor in factors if factor is not None)
+        case _:
+            assert_never(linear)
+
+
 def dense(linear: LinearMap) -> Tensor:
     """Materialise a map as a matrix ``(numel(out_shape), numel(in_shape))`` by applying it to unit vectors.
 

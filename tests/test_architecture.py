@@ -13,9 +13,9 @@ import lipcert
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lipcert"
 FLOORS = {
-    0: "errors norms certificate",
-    1: "linear graph kernel nn reference ranks quotient domain",
-    2: "opnorm outputs lowering freeze storage lmi solvers enclosure",
+    0: "errors norms domain certificate",
+    1: "linear graph kernel nn reference ranks quotient",
+    2: "opnorm outputs lowering freeze storage lmi solvers enclosure regions",
     3: "rules certifiers margins witness parametrizations recheck",
     4: "trace frontends",
     5: "certify sandwich report target answers cli __main__ monitor falsify penalties",

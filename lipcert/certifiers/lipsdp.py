@@ -13,7 +13,7 @@ from lipcert.certifiers.product import Product
 from lipcert.errors import UnsupportedOperation
 from lipcert.graph import Activation, Graph, Node, Opaque
 from lipcert.lmi import Multipliers as Numbers
-from lipcert.lmi import NormalForm, normal_form, prove
+from lipcert.lmi import NormalForm, normal_form, prove, tighten
 from lipcert.lmi.groups import constrained
 from lipcert.lmi.normal_form import between, neurons
 from lipcert.lmi.sharing import PerChannel, shared
@@ -141,7 +141,7 @@ class LipSDP:
             target: Where it ends.
             start: Multipliers to begin at, strictly feasible.
         """
-        solution = self.solver(form, start, self.progress)
+        solution = self.solver(form, start, self.progress) if form.layers else _linear(form)
         value, multipliers = prove(form, solution.multipliers, Recursion()(form).multipliers)
         if not math.isfinite(value):
             return None
@@ -150,6 +150,12 @@ class LipSDP:
             each |= {x.name: x.spread(each[x.name]) for x in form.layers if x.kept is None}
         numbers = {name: tuple(lam.tolist()) for name, lam in each.items()}
         return Part(form, solution, Block(source, target, value, numbers))
+
+
+def _linear(form: NormalForm) -> Solution:
+    """What there is to find where nothing bends."""
+    rho = tighten(form, {})
+    return Solution({}, rho, rho, 0, "a linear map")
 
 
 def methods(found: Iterable[Part]) -> str:
@@ -219,8 +225,13 @@ def runs(steps: Sequence[Sequence[Node]], begin: int, end: int) -> Iterator[tupl
             i += 1
         while i < j and is_factor(steps[j - 1]):
             j -= 1
-        if any(neurons(node) for step in steps[i:j] for node in step):
+        if any(_worth(node) for step in steps[i:j] for node in step):
             yield i, j
+
+
+def _worth(node: Node) -> bool:
+    """Whether a node has multipliers, or scales its entries differently."""
+    return neurons(node) > 0 or (isinstance(node, Activation) and not is_factor([node]))
 
 
 def is_factor(step: Sequence[Node]) -> bool:

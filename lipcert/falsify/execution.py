@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lipcert.errors import ExecutionViolation, InvalidInput, UnsupportedOperation
 from lipcert.graph import Activation, Add, Affine, Concat, Graph, Input, Node, Opaque, sources
-from lipcert.linear import Adjoint, Conv, Dense, Diagonal, LinearMap, Reshape, Selection, Separable, apply, modulus
+from lipcert.linear import Diagonal, LinearMap, apply, modulus, terms
 from lipcert.norms import L2
 from lipcert.opnorm import opnorm
 from lipcert.trace import trace
@@ -147,20 +147,9 @@ def _error(node: Node, read: list[tuple[Tensor, Tensor]], value: Tensor, arithme
 def _affine(
     name: str, linear: LinearMap, bias: Tensor | None, x: Tensor, error: Tensor, arithmetic: Arithmetic
 ) -> Tensor:
-    match linear:
-        case Reshape() | Selection():
-            norm, count = opnorm(linear, L2).value, 0
-        case Dense(weight):
-            norm, count = opnorm(linear, L2).value, weight.shape[1]
-        case Conv(weight=weight) | Adjoint(Conv(weight=weight)):
-            count = weight[0].numel() if isinstance(linear, Conv) else weight.numel() // weight.shape[1]
-            norm = opnorm(linear, L2).value
-        case Separable(factors):
-            # Every dimension is a pass of its own at worst: its sum, and a division.
-            count = sum(factor.numerator.shape[1] + 1 for factor in factors if factor is not None)
-            norm = opnorm(linear, L2).value
-        case Diagonal():
-            raise _unbounded(name, "a factor per entry, as of batch norm")
+    if isinstance(linear, Diagonal):
+        raise _unbounded(name, "a factor per entry, as of batch norm")
+    norm, count = opnorm(linear, L2).value, terms(linear)
     steps = count + (bias is not None)
     if steps == 0:
         return error * norm

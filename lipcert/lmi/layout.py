@@ -83,11 +83,12 @@ def layout(
             case Affine(source=before):
                 if _stays(node, known[node.name], graph[before], phases, before in inside, grid):
                     inside.add(node.name)
-            case Activation() if not nearly_linear(node):
+            case Activation():
                 for end in node.slope:
                     by_channel(end, node, phases[node.name])
-                inside.add(node.name)
-            case Activation() | Add() | Concat(dim=0):
+                if not nearly_linear(node) or inside.issuperset(read):
+                    inside.add(node.name)
+            case Add() | Concat(dim=0):
                 if inside.issuperset(read):
                     inside.add(node.name)
             case _:

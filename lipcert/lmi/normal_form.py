@@ -189,9 +189,8 @@ def normal_form(graph: Graph, source: str | None = None, target: str | None = No
         if isinstance(node, Activation) and nearly_linear(node):
             signals[node.name] = _scaled(reads[0], node)
         elif isinstance(node, Activation):
-            alpha, beta = (_spread(end, node) for end in node.slope)
-            layers.append(Layer(node.name, reads[0], alpha, beta))
-            signals[node.name] = _variable(node.name, math.prod(node.shape))
+            layer, signals[node.name] = _bent(reads[0], node)
+            layers.append(layer)
         elif isinstance(node, Opaque):
             layer, signals[node.name] = _grouped(node, groups(node), reads[0])
             if layer.passed in names:
@@ -210,20 +209,26 @@ def followed(form: NormalForm, linear: LinearMap) -> NormalForm:
 NEARLY = 2.0**-40
 
 
-def nearly_linear(node: Activation) -> bool:
-    """Whether every slope interval is narrower than ``2**-40`` of its upper end: a factor, and an error like rounding.
+def bends(node: Activation) -> Tensor:
+    """For every neuron, ``(size,)``, whether its slope is open by more than ``2**-40`` of its upper end.
 
-    Such is what is left of a batch norm whose scale was rounded outward.
+    The others are a factor, and an error like rounding: what is left of a batch norm whose scale was rounded outward,
+    or of an activation that stays on one side of its kink.
     """
-    lower, upper = node.slope
-    return bool(((upper - lower) <= NEARLY * upper).all())
+    lower, upper = (_spread(end, node) for end in node.slope)
+    return (upper - lower) > NEARLY * upper.clamp_min(0.0)
+
+
+def nearly_linear(node: Activation) -> bool:
+    """Whether no neuron bends."""
+    return not bool(bends(node).any())
 
 
 def neurons(node: Node) -> int:
     """How many variables a node adds to a form; zero for what is no part of one."""
     if constrained(node):
         return coordinates(node)
-    return math.prod(node.shape) if isinstance(node, Activation) and not nearly_linear(node) else 0
+    return int(bends(node).sum()) if isinstance(node, Activation) else 0
 
 
 def between(graph: Graph, source: str, target: str) -> list[Node]:
@@ -243,14 +248,29 @@ def between(graph: Graph, source: str, target: str) -> list[Node]:
 
 
 def _scaled(signal: Signal, node: Activation) -> Signal:
-    """A signal times the upper slopes; the true factor is lower by a few roundings, which are counted."""
-    lower, upper = (_spread(end, node) for end in node.slope)
+    """A signal times the upper slopes of neurons that do not bend, and zero for the others.
+
+    The true factor is lower by a few roundings, which are counted.
+    """
+    straight = ~bends(node)
+    lower, upper = (torch.where(straight, _spread(end, node), 0.0) for end in node.slope)
     if bool((lower == 1.0).all() and (upper == 1.0).all()):
         return signal
     width = float(((upper - lower) / upper.clamp_min(1e-300)).max())
     blocks = {name: upper[:, None] * block for name, block in signal.blocks.items()}
-    sizes = {name: upper[:, None] * block for name, block in signal.magnitudes().items()}
+    sizes = {name: upper.abs()[:, None] * block for name, block in signal.magnitudes().items()}
     return Signal(blocks, sizes, signal.roundings + math.ceil(width * 2.0**53) + 4)
+
+
+def _bent(signal: Signal, node: Activation) -> tuple[Layer, Signal]:
+    """A layer of the neurons that bend, and all neurons as a signal."""
+    bent = bends(node)
+    alpha, beta = (_spread(end, node)[bent] for end in node.slope)
+    if bool(bent.all()):
+        return Layer(node.name, signal, alpha, beta), _variable(node.name, len(bent))
+    place = torch.nonzero(bent).flatten()
+    own = Signal({node.name: torch.eye(len(bent), dtype=torch.float64)[:, place]})
+    return Layer(node.name, _rows(signal, place), alpha, beta), _sum([own, _scaled(signal, node)])
 
 
 def _variable(name: str, size: int) -> Signal:

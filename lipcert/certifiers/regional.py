@@ -1,0 +1,55 @@
+"""Bounds on a domain: any certifier, about the network that is left there. Floor 3."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lipcert.certificate import Certificate
+from lipcert.certifiers.auto import Auto
+from lipcert.certifiers.combine import Certifier
+from lipcert.domain import Domain, WholeSpace
+from lipcert.graph import Graph
+from lipcert.norms import L2, Norms
+from lipcert.regions import propagated, restricted
+
+
+def certify_on(
+    graph: Graph,
+    domain: Domain,
+    norms: Norms = L2,
+    by: Certifier = Auto(),  # noqa: B008
+) -> Certificate:
+    r"""Bound a network's Lipschitz constant on a box or an l2 ball.
+
+    What every node can be there is bounded first; activations keep the slopes that occur on what they read, and
+    products, layer normalisation and other functions that have no constant on the whole space get one. The bound of
+    the network that is left is then anyone's: neurons that stay on one side of their kink are linear, so that on a
+    small domain little is left to bound.
+
+    Args:
+        graph: The network, traced with this domain.
+        domain: Where x and y are: `lipcert.domain.Box` or `L2Ball`. On `WholeSpace` this is ``by`` itself.
+        norms: Norms on input and output.
+        by: The certifier.
+
+    Raises:
+        NotLipschitz: If a function has no finite constant on what it reads there.
+        InvalidInput: If the domain is another one, or does not fit the input's shape.
+
+    Example:
+        >>> import torch
+        >>> from lipcert import trace
+        >>> from lipcert.domain import Box
+        >>> graph = trace(torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Flatten()), (2,))
+        >>> round(certify_on(graph, Box(1.0, 2.0)).bound, 4)
+        0.42
+    """
+    if isinstance(domain, WholeSpace):
+        return by(graph, norms)
+    stated, _ = propagated(graph, domain)
+    found = by(restricted(graph, stated), norms)
+    ranges = {
+        name: (tuple(read.low.flatten().tolist()), tuple(read.high.flatten().tolist())) for name, read in stated.items()
+    }
+    method = f"on a {type(domain).__name__}: {found.method}"
+    return replace(found, method=method, network=graph.digest(), domain=domain, ranges=ranges)

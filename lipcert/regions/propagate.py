@@ -1,0 +1,88 @@
+r"""What every node of a network can be on a domain: intervals, tightened by linear relaxation. Floor 2.
+
+Forward, intervals go through the network node by node. Where an activation or another nonlinear node reads, each entry
+is also bounded by a linear function of the input, found backwards: activations are replaced by lines that enclose them
+on the ranges found so far (CROWN). Both hold, so the intersection does.
+
+References:
+    | Efficient neural network robustness certification with general activation functions (Zhang et al., 2018)
+    | An abstract domain for certifying neural networks (Singh et al., 2019)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import assert_never
+
+import torch
+
+from lipcert.domain import Domain, limits
+from lipcert.graph import Activation, Add, Affine, Concat, Graph, Input, Node, Opaque
+from lipcert.regions.backward import WORK, backward, work
+from lipcert.regions.functions import TABLE, slopes_on, values_on
+from lipcert.regions.joint import joint_values
+from lipcert.regions.range import Range, added, mapped
+
+Ranges = dict[str, Range]
+
+
+def propagated(graph: Graph, domain: Domain, largest: int = WORK) -> tuple[Ranges, Ranges]:
+    """Bound all nodes of a network on a domain.
+
+    Args:
+        graph: The network.
+        domain: Where the input is; a box or an l2 ball.
+        largest: Most multiply-adds of a linear relaxation; nodes that would take more keep their intervals.
+
+    Returns:
+        What each nonlinear node reads, as a certificate states it; and what each node can be. Nodes of which nothing
+        finite is known are left out of the first.
+
+    Example:
+        >>> from lipcert import trace
+        >>> from lipcert.domain import Box
+        >>> graph = trace(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Flatten()), (2,))
+        >>> stated, found = propagated(graph, Box(-1.0, 2.0))
+        >>> [round(end, 6) for end in stated["0"].low.tolist() + stated["0"].high.tolist()]
+        [-1.0, -1.0, 2.0, 2.0]
+    """
+    low, high = limits(domain, graph.input.shape)
+    found: Ranges = {graph.input.name: Range(low, high)}
+    stated: Ranges = {}
+    for node in graph.nodes[1:]:
+        if isinstance(node, Activation | Opaque):
+            read = found[node.source]
+            if read.bounded and 0 < work(graph, node.source) <= largest:
+                read = read.within(backward(graph, domain, node.source, found, stated))
+            if read.bounded:
+                stated[node.name] = found[node.source] = read.stated()
+        found[node.name] = _forward(node, found, stated)
+    return stated, found
+
+
+def _forward(node: Node, found: Mapping[str, Range], stated: Mapping[str, Range]) -> Range:
+    match node:
+        case Input():
+            return found[node.name]
+        case Affine(source=source, map=linear, bias=bias):
+            wide = None if bias is None else bias.expand(node.shape)
+            return mapped(linear, wide, found[source])
+        case Activation(source=source, function=function, parameters=parameters):
+            read = found[source]
+            return values_on(function, parameters, read, slopes(node, read))
+        case Opaque():
+            return joint_values(node, found[node.source])
+        case Add(sources=names):
+            return added(*(found[name] for name in names)).cleared()
+        case Concat(sources=names, dim=dim):
+            parts = [found[name] for name in names]
+            return Range(*(torch.cat([getattr(part, end) for part in parts], dim) for end in ("low", "high")))
+        case _:
+            assert_never(node)
+
+
+def slopes(node: Activation, read: Range) -> Range:
+    """Bounds of an activation's difference quotients on what it reads, of its shape."""
+    lower, upper = (end.expand(node.shape) for end in node.slope)
+    return slopes_on(node.function, node.parameters, read, Range(lower, upper))
