@@ -49,7 +49,7 @@ def centre(shape: tuple[int, ...], data: Path) -> tuple[Tensor, str]:
 
 
 def steepest(graph: Graph, ball: L2Ball, count: int = 200) -> float:
-    """The largest Jacobian norm at points of the ball, found by sampling and by steps along the gradient's direction."""
+    """The largest Jacobian norm at points sampled from the ball."""
     f = torch.func.jacrev(lambda z: graph.replay(z[None])[0])
     x = ball.sample(count, graph.input.shape, torch.Generator().manual_seed(0))
     return max(float(torch.linalg.matrix_norm(f(row), 2)) for row in x)

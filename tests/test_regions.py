@@ -1,5 +1,6 @@
 """Claims on a box or a ball: ranges hold what occurs, lines enclose functions, bounds are above what is found there."""
 
+import itertools
 import math
 from dataclasses import replace
 from fractions import Fraction
@@ -64,7 +65,7 @@ class Sines(nn.Module):
 
 
 def mlp(activation: nn.Module, *widths: int) -> nn.Sequential:
-    layers = [part for a, b in zip(widths, widths[1:], strict=False) for part in (nn.Linear(a, b), activation)]
+    layers = [part for a, b in itertools.pairwise(widths) for part in (nn.Linear(a, b), activation)]
     return nn.Sequential(*layers[:-1])
 
 
@@ -242,7 +243,8 @@ def test_lines_values_and_slopes_enclose_the_function(function: str, low: float,
     y = TABLE[function].value(v, parameters)
     tiny = 1e-14 * (1 + y.abs().max())
     assert bool((values.low <= y + tiny).all() and (y <= values.high + tiny).all())
-    assert bool((lines.a_low * v + lines.b_low <= y + tiny).all() and (y <= lines.a_high * v + lines.b_high + tiny).all())
+    below, above = lines.a_low * v + lines.b_low, lines.a_high * v + lines.b_high
+    assert bool((below <= y + tiny).all() and (y <= above + tiny).all())
     if width > 1e-3:
         quotient = (y[1:] - y[:-1]) / (v[1:] - v[:-1])
         off = 4 * tiny / (v[1:] - v[:-1]).min()
@@ -390,7 +392,7 @@ def test_domains_that_do_not_fit_are_refused():
     model = nn.Linear(3, 2)
     with pytest.raises(InvalidInput, match="does not fit"):
         lipcert.certify(model, (3,), domain=Box(torch.zeros(2), torch.ones(2)))
-    with pytest.raises(InvalidInput, match="lipcert|Box"):
+    with pytest.raises(InvalidInput, match="a `Box`"):
         certify_on(lipcert.trace(model, (3,)), object())
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipcert.regions.range import SMALLEST, Range, around, hull, outward, unbounded
+from lipcert.regions.range import Range, around, hull, outward, unbounded
 
 LIBRARY = 2.0**-42
 
