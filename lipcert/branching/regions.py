@@ -1,0 +1,223 @@
+r"""Whether inputs with some signs exist: a point, or a proof in integers that there is none. Floor 5.
+
+For rows :math:`g_k = (b_k, a_k)` the open polyhedron :math:`b_k + a_k x > 0` is empty if and only if some weights
+:math:`y \ge 0`, not all zero, give :math:`\sum y_k a_k = 0` and :math:`\sum y_k b_k \le 0` (Motzkin, 1936). Both answers
+come from one least-squares problem with :math:`y \ge 0`: the point of the convex hull of the rows that is next to 0.
+Weights are a floating-point guess; those on their support are then solved for in integers, so that the sum is exactly 0.
+
+References:
+    | Safe bounds in linear and mixed-integer linear programming (Neumaier and Shcherbina, 2004)
+    | Solving least squares problems (Lawson and Hanson, 1974)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import torch
+
+from lipcert.branching.hinges import Array, Hinges
+from lipcert.certifiers.composition import sqrt_up
+from lipcert.domain import Box, Domain, L2Ball, WholeSpace
+from lipcert.enclosure.ball import Integers
+from lipcert.errors import InvalidInput
+from lipcert.linear import Shape
+
+_MARGIN = 1e-11
+_EMPTY = 1e-7
+_CUTS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Searched:
+    """Attributes: ``point`` inside, if one was found; ``empty`` where it is proved that the interior is."""
+
+    point: Array | None
+    empty: bool
+
+
+def affine_rows(net: Hinges, signs: Array, wanted: Array) -> Integers:
+    """What hinges read as affine functions of the input, ``(hinges, 1 + inputs)``, each up to a positive factor.
+
+    Args:
+        net: The network.
+        signs: Decided signs; rows of hinges that read an undecided one mean nothing.
+        wanted: Which hinges are asked for; levels after the last are left out.
+    """
+    first = 1 + net.inputs
+    slopes, finer = _integers(np.where(signs < 0, net.low, np.where(signs > 0, net.high, 0.0)))
+    z = np.zeros((net.count, first), dtype=object)
+    u, scale = z.copy(), 0  # outputs so far, in units of 2**-scale
+    last = int(wanted.max(initial=-1))
+    for level in net.levels:
+        if level.start > last:
+            break
+        base, W = net.rows[level, :first], net.rows[level, first : first + level.start]
+        z[level] = (base << max(scale, 0)) + W.dot(u[: level.start])
+        # With scale >= 0 the row is in units of 2**-(bits + scale); the outputs so far follow.
+        u[: level.start] = u[: level.start] << (max(net.bits, 0) + finer)
+        lift = max(-net.bits, 0)
+        u[level] = (z[level] << lift) * slopes[level, None]
+        scale += max(net.bits, 0) + finer
+    return z
+
+
+def _integers(values: Array) -> tuple[Integers, int]:
+    exact = [Fraction(value) for value in values.tolist()]
+    bits = max((value.denominator.bit_length() - 1 for value in exact), default=0)
+    return np.array([int(value * 2**bits) for value in exact], dtype=object), bits
+
+
+def searched(near: Array, exact: Integers | None) -> Searched:
+    """Look for a point with ``near[k, 0] + near[k, 1:] x > 0`` for all k.
+
+    Args:
+        near: ``(rows, 1 + inputs)``, float64; none of ``near[:, 1:]`` is zero.
+        exact: The same rows as integers, each up to a positive factor; ``None`` if no proof is wanted.
+    """
+    from scipy.optimize import nnls
+
+    ahead = np.zeros((1, near.shape[1]))
+    ahead[0, 0] = 1.0
+    G = np.concatenate([ahead, near / np.linalg.norm(near, axis=1, keepdims=True)])
+    target = np.zeros(G.shape[1] + 1)
+    target[-1] = 1.0
+    try:
+        y, _ = nnls(np.concatenate([G.T, np.ones((1, len(G)))]), target)
+    except RuntimeError:  # too many iterations
+        return Searched(None, False)
+    total = float(y.sum())
+    if not (0.0 < total < math.inf):
+        return Searched(None, False)
+    p = G.T @ y / total
+    if np.min(G @ p) > _MARGIN * float(p @ p) ** 0.5 and p[0] > 0.0:
+        return Searched(p[1:] / p[0], False)
+    if exact is None or float(p @ p) ** 0.5 > _EMPTY:
+        return Searched(None, False)
+    return Searched(None, proved_empty(exact, y / total))
+
+
+def proved_empty(rows: Integers, y: Array) -> bool:
+    """Whether weights near y prove that no x has ``rows[k] . (1, x) > 0`` for all k; ``y[0]`` is the weight of 1 > 0."""
+    ahead = np.array([[1] + [0] * (rows.shape[1] - 1)], dtype=object)
+    whole = np.concatenate([ahead, rows])
+    for least in (0.0, 1e-9, 1e-6):
+        support = np.flatnonzero(y > least * float(y.max()))
+        weights = vanishing(whole[support], y[support])
+        if weights is None or any(weight < 0 for weight in weights):
+            continue
+        if any(weight > 0 and any(whole[k, 1:]) for weight, k in zip(weights, support.tolist(), strict=True)):
+            return True
+    return False
+
+
+def vanishing(rows: Integers, guess: Array) -> list[Fraction] | None:
+    """Weights near a guess with ``sum weights[k] rows[k] = 0``, exactly; ``None`` if only zero does.
+
+    Example:
+        >>> vanishing(np.array([[1, 2], [-3, -6]], dtype=object), np.array([0.74, 0.26]))
+        [Fraction(..., Fraction(...]
+    """
+    columns = [[int(entry) for entry in row] for row in rows.T.tolist()]
+    # Likely pivots last in the guess, so that what stays free has large weights.
+    order = np.argsort(guess, kind="stable").tolist()
+    pivots: list[tuple[int, list[int]]] = []
+    left = columns
+    for j in order:
+        chosen = next((row for row in left if row[j]), None)
+        if chosen is None:
+            continue
+        left = [_eliminated(row, chosen, j) for row in left if row is not chosen]
+        pivots = [(k, _eliminated(row, chosen, j)) for k, row in pivots] + [(j, chosen)]
+    free = [j for j in order if j not in {k for k, _ in pivots}]
+    if not free:
+        return None
+    weights = [Fraction(0)] * len(guess)
+    for j in free:
+        weights[j] = Fraction(round(float(guess[j]) * 2**40), 2**40)
+    for k, row in pivots:
+        weights[k] = -sum((row[j] * weights[j] for j in free), Fraction(0)) / row[k]
+    return weights
+
+
+def _eliminated(row: list[int], pivot: list[int], j: int) -> list[int]:
+    if not row[j]:
+        return row
+    a, b = pivot[j], row[j]
+    found = [a * x - b * y for x, y in zip(row, pivot, strict=True)]
+    common = math.gcd(*found)
+    return [entry // common for entry in found] if common > 1 else found
+
+
+def rows_of(values: Sequence[Sequence[Fraction]]) -> Integers:
+    """Rational rows as integers, each times a positive number."""
+    found = []
+    for row in values:
+        common = math.lcm(*(entry.denominator for entry in row))
+        found.append([int(entry * common) for entry in row])
+    return np.array(found, dtype=object).reshape(len(found), -1)
+
+
+class Place:
+    """A domain as linear constraints: a box exactly, a ball by its box and tangents, which can be added."""
+
+    def __init__(self, domain: Domain, shape: Shape) -> None:
+        """Read the limits.
+
+        Raises:
+            InvalidInput: If the domain has no interior, or is of another kind.
+        """
+        size = math.prod(shape)
+        self.domain, self.ball = domain, None
+        ends: list[tuple[Fraction, Fraction]] = []
+        match domain:
+            case WholeSpace():
+                pass
+            case Box(low, high):
+                sides = (torch.as_tensor(s, dtype=torch.float64).expand(shape).flatten().tolist() for s in (low, high))
+                ends = [(Fraction(a), Fraction(b)) for a, b in zip(*sides, strict=True)]
+            case L2Ball(centre, radius):
+                middle = torch.as_tensor(centre, dtype=torch.float64).expand(shape).flatten().tolist()
+                self.ball = ([Fraction(c) for c in middle], Fraction(radius))
+                ends = [(c - self.ball[1], c + self.ball[1]) for c in self.ball[0]]
+            case _:
+                raise InvalidInput(f"exact constants are on the whole space, a Box or an L2Ball, not on {domain}.")
+        if any(a >= b for a, b in ends):
+            raise InvalidInput(f"{domain} has no interior, where a constant is no largest derivative; widen it.")
+        rows = []
+        for j, (a, b) in enumerate(ends):
+            unit = [Fraction(int(i == j)) for i in range(size)]
+            rows += [[-a, *unit], [b, *(-entry for entry in unit)]]
+        self.exact = rows_of(rows) if rows else np.zeros((0, 1 + size), dtype=object)
+        self.near = np.array([[float(entry) for entry in row] for row in rows]).reshape(-1, 1 + size)
+
+    def searched(self, near: Array, exact: Integers | None) -> Searched:
+        """`searched` inside the domain."""
+        own = (self.near, self.exact)
+        for _ in range(_CUTS if self.ball else 1):
+            both = None if exact is None else np.concatenate([own[1], exact])
+            found = searched(np.concatenate([own[0], near]), both)
+            if found.point is None or self.ball is None or self._inside(found.point):
+                return found
+            cut = self._tangent(found.point)
+            own = (np.concatenate([own[0], [[float(entry) for entry in cut]]]), np.concatenate([own[1], rows_of([cut])]))
+        return Searched(None, False)
+
+    def _inside(self, x: Array) -> bool:
+        assert self.ball is not None
+        away = x - np.array([float(c) for c in self.ball[0]])
+        return float(np.linalg.norm(away)) < float(self.ball[1])
+
+    def _tangent(self, x: Array) -> list[Fraction]:
+        """``R - d (x - centre) > 0`` inside the ball, for d towards x and R not below ``radius |d|``."""
+        assert self.ball is not None
+        centre, radius = self.ball
+        away = [float(entry) - float(c) for entry, c in zip(x.tolist(), centre, strict=True)]
+        peak = max(map(abs, away))
+        d = [Fraction(entry / peak) for entry in away]
+        reach = radius * sqrt_up(sum((entry * entry for entry in d), Fraction(0)))
+        return [reach + sum((a * c for a, c in zip(d, centre, strict=True)), Fraction(0)), *(-entry for entry in d)]

@@ -1,0 +1,146 @@
+"""Best-first branch and bound over the signs of hinges. Floor 5."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lipcert.branching.hinges import Array
+from lipcert.branching.pairs import Pairs
+from lipcert.branching.regions import Place, affine_rows
+from lipcert.branching.relaxation import relaxed
+from lipcert.branching.slopes import Derivative, Slopes
+from lipcert.kernel.rounding import add_up
+from lipcert.norms import L2, Norms
+from lipcert.opnorm.maps import matrix_norm
+
+_FLAT = 1e-13
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """Inputs with some signs.
+
+    Attributes:
+        bound: No derivative there is larger in norm.
+        signs: int8, ``(hinges,)``, 0 where undecided.
+        branch: The hinge to decide next; -1 if there is none.
+        multipliers: By hinge; NaN where there is none.
+        pattern: All signs at some point with the decided ones, if one is known.
+    """
+
+    bound: float
+    signs: Array
+    branch: int
+    multipliers: Array
+    pattern: Array | None
+
+
+@dataclass
+class Search:
+    """The state of a search: ``pairs.best.ratio <= constant <= upper`` at any time.
+
+    Attributes:
+        slopes: The network.
+        place: The domain.
+        norms: Norms on input and output.
+        pairs: The lower bound so far.
+    """
+
+    slopes: Slopes
+    place: Place
+    norms: Norms
+    pairs: Pairs
+    gap: float
+    nodes: int = 0
+    settled: float = 0.0
+    heap: list[tuple[float, int, Node]] = field(default_factory=list)
+
+    @property
+    def upper(self) -> float:
+        """No derivative is larger in norm."""
+        return max(self.settled, -self.heap[0][0] if self.heap else 0.0)
+
+    def closed(self, tolerance: float) -> bool:
+        """Whether both ends agree up to a relative tolerance."""
+        return self.upper <= self.pairs.best.ratio * (1.0 + tolerance)
+
+    def run(self, tolerance: float, seconds: float, most: int) -> None:
+        """Search until closed, or out of time or nodes."""
+        deadline = time.monotonic() + seconds
+        m = self.slopes.hinges.count
+        root = np.zeros(m, dtype=np.int8)
+        self._add(root, np.full(m, np.nan), None, math.inf)
+        while self.heap and not self.closed(tolerance) and self.nodes < most and time.monotonic() < deadline:
+            node = heapq.heappop(self.heap)[2]
+            for sign in self._order(node):
+                signs = node.signs.copy()
+                signs[node.branch] = sign
+                pattern = node.pattern if node.pattern is not None and node.pattern[node.branch] == sign else None
+                self._add(signs, node.multipliers, pattern, node.bound)
+
+    def _order(self, node: Node) -> tuple[int, int]:
+        return (1, -1) if node.pattern is None or node.pattern[node.branch] > 0 else (-1, 1)
+
+    def _add(self, signs: Array, multipliers: Array, pattern: Array | None, parent: float) -> None:
+        self.nodes += 1
+        derivative = self.slopes.derivative(signs)
+        if pattern is None:
+            empty, pattern = self._visited(signs, derivative)
+            if empty:
+                return
+        if not len(derivative.open):
+            self.settled = max(self.settled, min(parent, self._exact_bound(derivative)))
+            return
+        bound, scores, found = self._bounded(derivative, multipliers)
+        branch = int(derivative.open[np.argmax(scores)])
+        kept = np.full(len(signs), np.nan)
+        kept[derivative.open] = found
+        node = Node(min(parent, bound), signs, branch, kept, pattern)
+        heapq.heappush(self.heap, (-node.bound, self.nodes, node))
+
+    # ------------------------------------------------------------------------------------------------ regions
+
+    def _visited(self, signs: Array, derivative: Derivative) -> tuple[bool, Array | None]:
+        """Whether there is no such input, and all signs at one."""
+        wanted = np.flatnonzero(derivative.known & (signs != 0))
+        near = signs[wanted, None] * derivative.affine[wanted]
+        size = np.linalg.norm(near[:, 1:], axis=1)
+        level = size <= _FLAT * np.max(np.abs(near), axis=1, initial=0.0)
+        exact = None
+        if np.any(level):
+            exact = signs[wanted, None].astype(object) * affine_rows(self.slopes.hinges, signs, wanted)[wanted]
+            if any(row[0] < 0 and not any(row[1:]) for row in exact[level]):
+                return True, None
+        found = self.place.searched(near[~level], None)
+        if found.point is None and len(wanted):
+            if exact is None:
+                exact = signs[wanted, None].astype(object) * affine_rows(self.slopes.hinges, signs, wanted)[wanted]
+            found = self.place.searched(near[~level], exact[~level])
+        if found.point is None:
+            return found.empty, None
+        pattern = self.slopes.pattern(found.point)
+        self.pairs.visit(found.point, pattern)
+        return False, pattern if np.all(pattern[signs != 0] == signs[signs != 0]) else None
+
+    # ------------------------------------------------------------------------------------------------ bounds
+
+    def _exact_bound(self, derivative: Derivative) -> float:
+        return float(add_up(matrix_norm(derivative.c.mid, self.norms), matrix_norm(derivative.c.rad, self.norms)))
+
+    def _bounded(self, derivative: Derivative, multipliers: Array) -> tuple[float, Array, Array]:
+        T, J = derivative.largest()
+        bound = matrix_norm(J, self.norms)
+        if self.norms == L2:
+            start = multipliers[derivative.open]
+            found = relaxed(derivative, None if np.any(np.isnan(start)) else start, self.gap)
+            return min(bound, found.bound), found.scores, found.multipliers
+        n = derivative.inputs
+        reach = derivative.c.magnitude[:, n:].sum(0)
+        for k in range(len(reach) - 1, -1, -1):
+            reach[:k] += reach[k] * derivative.z.magnitude[k, n : n + k]
+        return bound, reach * T.sum(1), np.full(len(reach), np.nan)
