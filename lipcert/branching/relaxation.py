@@ -84,8 +84,8 @@ class _Barrier:
     """``t rho - log det M(rho, lambda)``, where ``M = diag(rho, lambda) - C' C - Z' diag(lambda) Z``."""
 
     def __init__(self, derivative: Derivative, gap: float) -> None:
-        self.n, self.size = derivative.inputs, derivative.z.mid.shape[1]
-        self.Z, self.C = derivative.z.mid, derivative.c.mid
+        self.Z, self.C, self.n = _turned(derivative)
+        self.size = self.Z.shape[1]
         self.CC, self.gap = self.C.T @ self.C, gap
 
     def matrix(self, rho: float, lam: Array) -> Array:
@@ -165,6 +165,16 @@ class _Barrier:
         return lam * np.maximum(dz - cross**2 / t, 0.0) + 1e-12 * lam * dz
 
 
+def _turned(derivative: Derivative) -> tuple[Array, Array, int]:
+    """Both matrices with no more input directions than rows: an orthonormal change of dx keeps its norm."""
+    Z, C, n = derivative.z.mid, derivative.c.mid, derivative.inputs
+    if n <= len(Z) + len(C):
+        return Z, C, n
+    Q = np.linalg.qr(np.concatenate([Z[:, :n], C[:, :n]]).T)[0]
+    Z, C = (np.concatenate([A[:, :n] @ Q, A[:, n:]], axis=1) for A in (Z, C))
+    return Z, C, Q.shape[1]
+
+
 def proved(derivative: Derivative, w: Array, r: float) -> bool:
     """Whether the scaled norm is at most 1, all rounding included."""
     if not (0.0 < r < math.inf and np.all(np.isfinite(w)) and np.all(w > 0.0)):
@@ -172,9 +182,10 @@ def proved(derivative: Derivative, w: Array, r: float) -> bool:
     S = _scaled(derivative, w, r)
     total = float(sqrt_up(sum_of_squares_up(np.abs(S.mid), (0, 1))))
     off = float(sqrt_up(sum_of_squares_up(S.rad, (0, 1))))
-    rows, columns = S.mid.shape
+    A = S.mid if S.mid.shape[0] >= S.mid.shape[1] else S.mid.T
+    rows, columns = A.shape
     c = 1.0 - _SLACK
-    H = -(S.mid.T @ S.mid)
+    H = -(A.T @ A)
     # |H + S' S| <= gamma |S|_F^2; adding c to the diagonal rounds once more, and c - H is at most 2 + |S|_F^2.
     error = float(mul_up(gamma(rows) + 2.0 * UNIT, mul_up(total, total) + 2.0)) + (rows + columns) * 2.0**-1000
     H[np.arange(columns), np.arange(columns)] += c

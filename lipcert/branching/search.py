@@ -19,6 +19,7 @@ from lipcert.norms import L2, Norms
 from lipcert.opnorm.maps import matrix_norm
 
 _FLAT = 1e-13
+_COARSE = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +97,7 @@ class Search:
         if not len(derivative.open):
             self.settled = max(self.settled, min(parent, self._exact_bound(derivative)))
             return
-        bound, scores, found = self._bounded(derivative, multipliers)
+        bound, scores, found = self._bounded(derivative, multipliers, parent)
         branch = int(derivative.open[np.argmax(scores)])
         kept = np.full(len(signs), np.nan)
         kept[derivative.open] = found
@@ -132,12 +133,18 @@ class Search:
     def _exact_bound(self, derivative: Derivative) -> float:
         return float(add_up(matrix_norm(derivative.c.mid, self.norms), matrix_norm(derivative.c.rad, self.norms)))
 
-    def _bounded(self, derivative: Derivative, multipliers: Array) -> tuple[float, Array, Array]:
+    def _gap(self, parent: float) -> float:
+        """How precisely to solve: no more than what a bound is still away from the lower end asks for."""
+        lower = self.pairs.best.ratio
+        far = parent / lower - 1.0 if 0.0 < lower and parent < math.inf else 1.0
+        return min(_COARSE, max(0.1 * far, self.gap))
+
+    def _bounded(self, derivative: Derivative, multipliers: Array, parent: float) -> tuple[float, Array, Array]:
         T, J = derivative.largest()
         bound = matrix_norm(J, self.norms)
         if self.norms == L2:
             start = multipliers[derivative.open]
-            found = relaxed(derivative, None if np.any(np.isnan(start)) else start, self.gap)
+            found = relaxed(derivative, None if np.any(np.isnan(start)) else start, self._gap(parent))
             return min(bound, found.bound), found.scores, found.multipliers
         n = derivative.inputs
         reach = derivative.c.magnitude[:, n:].sum(0)
