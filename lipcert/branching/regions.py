@@ -13,7 +13,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from lipcert.branching.hinges import Array, Hinges
+from lipcert.branching.slopes import Derivative
 from lipcert.certifiers.composition import sqrt_up
 from lipcert.domain import Box, Domain, L2Ball, WholeSpace
 from lipcert.enclosure.ball import Integers
@@ -30,6 +31,7 @@ from lipcert.linear import Shape
 _MARGIN = 1e-11
 _EMPTY = 1e-7
 _CUTS = 12
+_FLAT = 1e-13
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,19 +42,18 @@ class Searched:
     empty: bool
 
 
-def affine_rows(net: Hinges, signs: Array, wanted: Array) -> Integers:
+def affine_rows(net: Hinges, signs: Array, last: int) -> Integers:
     """What hinges read as affine functions of the input, ``(hinges, 1 + inputs)``, each up to a positive factor.
 
     Args:
         net: The network.
         signs: Decided signs; rows of hinges that read an undecided one mean nothing.
-        wanted: Which hinges are asked for; levels after the last are left out.
+        last: The last hinge that is asked for; later levels are left out.
     """
     first = 1 + net.inputs
     slopes, finer = _integers(np.where(signs < 0, net.low, np.where(signs > 0, net.high, 0.0)))
     z = np.zeros((net.count, first), dtype=object)
     u, scale = z.copy(), 0  # outputs so far, in units of 2**-scale
-    last = int(wanted.max(initial=-1))
     for level in net.levels:
         if level.start > last:
             break
@@ -72,12 +73,12 @@ def _integers(values: Array) -> tuple[Integers, int]:
     return np.array([int(value * 2**bits) for value in exact], dtype=object), bits
 
 
-def searched(near: Array, exact: Integers | None) -> Searched:
+def searched(near: Array, exact: Callable[[], Integers]) -> Searched:
     """Look for a point with ``near[k, 0] + near[k, 1:] x > 0`` for all k.
 
     Args:
         near: ``(rows, 1 + inputs)``, float64; none of ``near[:, 1:]`` is zero.
-        exact: The same rows as integers, each up to a positive factor; ``None`` if no proof is wanted.
+        exact: Gives the same rows as integers, each up to a positive factor, for a proof.
     """
     from scipy.optimize import nnls
 
@@ -96,9 +97,7 @@ def searched(near: Array, exact: Integers | None) -> Searched:
     p = G.T @ y / total
     if np.min(G @ p) > _MARGIN * float(p @ p) ** 0.5 and p[0] > 0.0:
         return Searched(p[1:] / p[0], False)
-    if exact is None or float(p @ p) ** 0.5 > _EMPTY:
-        return Searched(None, False)
-    return Searched(None, proved_empty(exact, y / total))
+    return Searched(None, float(p @ p) ** 0.5 <= _EMPTY and proved_empty(exact(), y / total))
 
 
 def proved_empty(rows: Integers, y: Array) -> bool:
@@ -195,12 +194,11 @@ class Place:
         self.exact = rows_of(rows) if rows else np.zeros((0, 1 + size), dtype=object)
         self.near = np.array([[float(entry) for entry in row] for row in rows]).reshape(-1, 1 + size)
 
-    def searched(self, near: Array, exact: Integers | None) -> Searched:
+    def searched(self, near: Array, exact: Callable[[], Integers]) -> Searched:
         """`searched` inside the domain."""
         own = (self.near, self.exact)
         for _ in range(_CUTS if self.ball else 1):
-            both = None if exact is None else np.concatenate([own[1], exact])
-            found = searched(np.concatenate([own[0], near]), both)
+            found = searched(np.concatenate([own[0], near]), lambda: np.concatenate([own[1], exact()]))  # noqa: B023
             if found.point is None or self.ball is None or self._inside(found.point):
                 return found
             cut = self._tangent(found.point)
@@ -221,3 +219,45 @@ class Place:
         d = [Fraction(entry / peak) for entry in away]
         reach = radius * sqrt_up(sum((entry * entry for entry in d), Fraction(0)))
         return [reach + sum((a * c for a, c in zip(d, centre, strict=True)), Fraction(0)), *(-entry for entry in d)]
+
+
+class Region:
+    """Inputs with the decided signs of the hinges that are affine there; the others do not restrict it."""
+
+    def __init__(self, net: Hinges, signs: Array, derivative: Derivative) -> None:
+        """Collect the constraints."""
+        self.net, self.signs, self.affine = net, signs, derivative.affine
+        decided = np.flatnonzero(derivative.known & (signs != 0))
+        level = self._level(decided)
+        self.constant, self.decided = decided[level], decided[~level]
+        self.near = signs[self.decided, None] * self.affine[self.decided]
+        self._last = int(np.flatnonzero(derivative.known).max(initial=-1))
+        self._rows: Integers | None = None
+
+    def searched(self, place: Place) -> Searched:
+        """Look for a point of the region in a domain."""
+        if any(self._contradicted(k, int(self.signs[k])) for k in self.constant.tolist()):
+            return Searched(None, True)
+        return place.searched(self.near, lambda: self._exact(self.decided, self.signs[self.decided]))
+
+    def excludes(self, place: Place, k: int, sign: int) -> bool:
+        """Whether it is proved that a hinge, affine there, has that sign at no inner point of the region."""
+        if self._level(np.array([k]))[0]:
+            return self._contradicted(k, sign)
+        which, signs = np.append(self.decided, k), np.append(self.signs[self.decided], sign)
+        near = np.concatenate([self.near, sign * self.affine[[k]]])
+        return place.searched(near, lambda: self._exact(which, signs)).empty
+
+    def _level(self, which: Array) -> Array:
+        """Which hinges are about constant, so that their rows say nothing of a direction."""
+        rows = np.abs(self.affine[which])
+        return rows[:, 1:].max(1, initial=0.0) <= _FLAT * rows.max(1, initial=0.0)
+
+    def _contradicted(self, k: int, sign: int) -> bool:
+        constant, *rest = self._exact(np.array([k]), np.array([sign]))[0]
+        return constant < 0 and not any(rest)
+
+    def _exact(self, which: Array, signs: Array) -> Integers:
+        if self._rows is None:
+            self._rows = affine_rows(self.net, self.signs, self._last)
+        return self._rows[which] * signs[:, None].astype(object)

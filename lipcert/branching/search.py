@@ -11,14 +11,13 @@ import numpy as np
 
 from lipcert.branching.hinges import Array
 from lipcert.branching.pairs import Pairs
-from lipcert.branching.regions import Place, affine_rows
+from lipcert.branching.regions import Place, Region
 from lipcert.branching.relaxation import relaxed
 from lipcert.branching.slopes import Derivative, Slopes
 from lipcert.kernel.rounding import add_up
 from lipcert.norms import L2, Norms
 from lipcert.opnorm.maps import matrix_norm
 
-_FLAT = 1e-13
 _COARSE = 1e-2
 
 
@@ -94,6 +93,8 @@ class Search:
             empty, pattern = self._visited(signs, derivative)
             if empty:
                 return
+        if pattern is not None:
+            signs, derivative = self._settled(signs, derivative, pattern)
         if not len(derivative.open):
             self.settled = max(self.settled, min(parent, self._exact_bound(derivative)))
             return
@@ -108,25 +109,24 @@ class Search:
 
     def _visited(self, signs: Array, derivative: Derivative) -> tuple[bool, Array | None]:
         """Whether there is no such input, and all signs at one."""
-        wanted = np.flatnonzero(derivative.known & (signs != 0))
-        near = signs[wanted, None] * derivative.affine[wanted]
-        size = np.linalg.norm(near[:, 1:], axis=1)
-        level = size <= _FLAT * np.max(np.abs(near), axis=1, initial=0.0)
-        exact = None
-        if np.any(level):
-            exact = signs[wanted, None].astype(object) * affine_rows(self.slopes.hinges, signs, wanted)[wanted]
-            if any(row[0] < 0 and not any(row[1:]) for row in exact[level]):
-                return True, None
-        found = self.place.searched(near[~level], None)
-        if found.point is None and len(wanted):
-            if exact is None:
-                exact = signs[wanted, None].astype(object) * affine_rows(self.slopes.hinges, signs, wanted)[wanted]
-            found = self.place.searched(near[~level], exact[~level])
+        found = Region(self.slopes.hinges, signs, derivative).searched(self.place)
         if found.point is None:
             return found.empty, None
         pattern = self.slopes.pattern(found.point)
         self.pairs.visit(found.point, pattern)
         return False, pattern if np.all(pattern[signs != 0] == signs[signs != 0]) else None
+
+    def _settled(self, signs: Array, derivative: Derivative, pattern: Array) -> tuple[Array, Derivative]:
+        """Decide the hinges that have one sign on the whole region, given all signs at a point of it."""
+        while True:
+            region = Region(self.slopes.hinges, signs, derivative)
+            asked = [k for k in derivative.open.tolist() if derivative.known[k]]
+            forced = [k for k in asked if region.excludes(self.place, k, -int(pattern[k]))]
+            if not forced:
+                return signs, derivative
+            signs = signs.copy()
+            signs[forced] = pattern[forced]
+            derivative = self.slopes.derivative(signs)
 
     # ------------------------------------------------------------------------------------------------ bounds
 
