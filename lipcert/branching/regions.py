@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import torch
@@ -73,12 +74,12 @@ def _integers(values: Array) -> tuple[Integers, int]:
     return np.array([int(value * 2**bits) for value in exact], dtype=object), bits
 
 
-def searched(near: Array, exact: Callable[[], Integers]) -> Searched:
+def searched(near: Array, exact: Callable[[], Integers] | None) -> Searched:
     """Look for a point with ``near[k, 0] + near[k, 1:] x > 0`` for all k.
 
     Args:
         near: ``(rows, 1 + inputs)``, float64; none of ``near[:, 1:]`` is zero.
-        exact: Gives the same rows as integers, each up to a positive factor, for a proof.
+        exact: Gives the same rows as integers, each up to a positive factor; ``None`` if no proof is wanted.
     """
     from scipy.optimize import nnls
 
@@ -97,7 +98,8 @@ def searched(near: Array, exact: Callable[[], Integers]) -> Searched:
     p = G.T @ y / total
     if np.min(G @ p) > _MARGIN * float(p @ p) ** 0.5 and p[0] > 0.0:
         return Searched(p[1:] / p[0], False)
-    return Searched(None, float(p @ p) ** 0.5 <= _EMPTY and proved_empty(exact(), y / total))
+    near_zero = exact is not None and float(p @ p) ** 0.5 <= _EMPTY
+    return Searched(None, near_zero and proved_empty(exact(), y / total))
 
 
 def proved_empty(rows: Integers, y: Array) -> bool:
@@ -194,11 +196,11 @@ class Place:
         self.exact = rows_of(rows) if rows else np.zeros((0, 1 + size), dtype=object)
         self.near = np.array([[float(entry) for entry in row] for row in rows]).reshape(-1, 1 + size)
 
-    def searched(self, near: Array, exact: Callable[[], Integers]) -> Searched:
+    def searched(self, near: Array, exact: Callable[[], Integers] | None) -> Searched:
         """`searched` inside the domain."""
         own = (self.near, self.exact)
         for _ in range(_CUTS if self.ball else 1):
-            found = searched(np.concatenate([own[0], near]), lambda: np.concatenate([own[1], exact()]))  # noqa: B023
+            found = searched(np.concatenate([own[0], near]), exact and partial(_both, own[1], exact))
             if found.point is None or self.ball is None or self._inside(found.point):
                 return found
             cut = self._tangent(found.point)
@@ -221,6 +223,10 @@ class Place:
         return [reach + sum((a * c for a, c in zip(d, centre, strict=True)), Fraction(0)), *(-entry for entry in d)]
 
 
+def _both(own: Integers, exact: Callable[[], Integers]) -> Integers:
+    return np.concatenate([own, exact()])
+
+
 class Region:
     """Inputs with the decided signs of the hinges that are affine there; the others do not restrict it."""
 
@@ -239,6 +245,10 @@ class Region:
         if any(self._contradicted(k, int(self.signs[k])) for k in self.constant.tolist()):
             return Searched(None, True)
         return place.searched(self.near, lambda: self._exact(self.decided, self.signs[self.decided]))
+
+    def point(self, place: Place) -> Array | None:
+        """A point of the region, if one is found."""
+        return place.searched(self.near, None).point
 
     def excludes(self, place: Place, k: int, sign: int) -> bool:
         """Whether it is proved that a hinge, affine there, has that sign at no inner point of the region."""

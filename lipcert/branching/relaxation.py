@@ -41,11 +41,13 @@ class Relaxed:
         bound: At least the largest derivative over all slopes; infinity where nothing was proved.
         multipliers: One per open hinge, strictly feasible.
         scores: About how much the squared bound owes to each open hinge being undecided.
+        likely: The signs that the worst derivative leans to, int8.
     """
 
     bound: float
     multipliers: Array
     scores: Array
+    likely: Array
 
 
 def relaxed(derivative: Derivative, start: Array | None, gap: float = _GAP) -> Relaxed:
@@ -60,9 +62,9 @@ def relaxed(derivative: Derivative, start: Array | None, gap: float = _GAP) -> R
         barrier = _Barrier(derivative, gap)
         lam, P = barrier.centre(feasible(derivative) if start is None else start, start is None)
         r = barrier.least(lam)
-        scores = barrier.scores(lam, P)
+        scores, likely = barrier.leaning(lam, P)
         bound = next((r * (1.0 + more) for more in _TRIES if proved(derivative, np.sqrt(lam), r * (1.0 + more))), math.inf)
-    return Relaxed(bound, lam, scores)
+    return Relaxed(bound, lam, scores, likely)
 
 
 def feasible(derivative: Derivative) -> Array:
@@ -75,7 +77,7 @@ def feasible(derivative: Derivative) -> Array:
     need = C.T @ C.sum(1)
     lam = np.zeros(len(Z))
     for k in range(len(Z) - 1, -1, -1):
-        lam[k] = 1.5 * need[k] + 1e-3 * float(need.max(initial=0.0)) + 1e-12
+        lam[k] = 1.5 * need[k] + 1e-3 * float(need.max(initial=0.0)) + 1e-300
         need += lam[k] * Z[k].sum() * Z[k]
     return lam
 
@@ -157,12 +159,13 @@ class _Barrier:
             return False
         return bool(np.all(lam > 0.0))
 
-    def scores(self, lam: Array, P: Array) -> Array:
-        """P is about the second moment of the worst ``(dx, t)``: how far t is from ``+dz`` and ``-dz`` there."""
+    def leaning(self, lam: Array, P: Array) -> tuple[Array, Array]:
+        """P is about the second moment of the worst ``(dx, t)``: how far t is from ``+dz`` and ``-dz``, and which is nearer."""
         ZP = self.Z @ P
         dz, t = np.maximum(np.sum(ZP * self.Z, axis=1), 0.0), np.maximum(np.diag(P)[self.n :], 1e-300)
-        cross = np.array([ZP[k, self.n + k] for k in range(len(lam))])
-        return lam * np.maximum(dz - cross**2 / t, 0.0) + 1e-12 * lam * dz
+        cross = np.diag(ZP[:, self.n :])
+        scores = np.nan_to_num(lam * np.maximum(dz - cross**2 / t, 0.0) + 1e-12 * lam * dz)
+        return scores, np.where(cross < 0.0, -1, 1).astype(np.int8)
 
 
 def _turned(derivative: Derivative) -> tuple[Array, Array, int]:

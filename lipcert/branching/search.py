@@ -5,20 +5,21 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from lipcert.branching.hinges import Array
 from lipcert.branching.pairs import Pairs
 from lipcert.branching.regions import Place, Region
-from lipcert.branching.relaxation import relaxed
+from lipcert.branching.relaxation import Relaxed, relaxed
 from lipcert.branching.slopes import Derivative, Slopes
 from lipcert.kernel.rounding import add_up
 from lipcert.norms import L2, Norms
 from lipcert.opnorm.maps import matrix_norm
 
 _COARSE = 1e-2
+_NOT_YET = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,11 +99,13 @@ class Search:
         if not len(derivative.open):
             self.settled = max(self.settled, min(parent, self._exact_bound(derivative)))
             return
-        bound, scores, found = self._bounded(derivative, multipliers, parent)
-        branch = int(derivative.open[np.argmax(scores)])
+        found = self._bounded(derivative, multipliers, parent)
+        self._try(signs, derivative, found.likely)
+        # A hinge that is affine already can be refuted on one side; of another only the derivative learns.
+        scores = np.where(derivative.known[derivative.open], found.scores, _NOT_YET * found.scores)
         kept = np.full(len(signs), np.nan)
-        kept[derivative.open] = found
-        node = Node(min(parent, bound), signs, branch, kept, pattern)
+        kept[derivative.open] = found.multipliers
+        node = Node(min(parent, found.bound), signs, int(derivative.open[np.argmax(scores)]), kept, pattern)
         heapq.heappush(self.heap, (-node.bound, self.nodes, node))
 
     # ------------------------------------------------------------------------------------------------ regions
@@ -139,15 +142,27 @@ class Search:
         far = parent / lower - 1.0 if 0.0 < lower and parent < math.inf else 1.0
         return min(_COARSE, max(0.1 * far, self.gap))
 
-    def _bounded(self, derivative: Derivative, multipliers: Array, parent: float) -> tuple[float, Array, Array]:
+    def _bounded(self, derivative: Derivative, multipliers: Array, parent: float) -> Relaxed:
         T, J = derivative.largest()
-        bound = matrix_norm(J, self.norms)
+        simple = matrix_norm(J, self.norms)
         if self.norms == L2:
             start = multipliers[derivative.open]
             found = relaxed(derivative, None if np.any(np.isnan(start)) else start, self._gap(parent))
-            return min(bound, found.bound), found.scores, found.multipliers
+            return replace(found, bound=min(simple, found.bound))
         n = derivative.inputs
         reach = derivative.c.magnitude[:, n:].sum(0)
         for k in range(len(reach) - 1, -1, -1):
             reach[:k] += reach[k] * derivative.z.magnitude[k, n : n + k]
-        return bound, reach * T.sum(1), np.full(len(reach), np.nan)
+        return Relaxed(simple, np.full(len(reach), np.nan), reach * T.sum(1), np.ones(len(reach), dtype=np.int8))
+
+    def _try(self, signs: Array, derivative: Derivative, likely: Array) -> None:
+        """Look where the worst derivative points: at all of its signs, or else at those of affine hinges."""
+        whole, some = signs.copy(), signs.copy()
+        whole[derivative.open] = likely
+        affine = derivative.known[derivative.open]
+        some[derivative.open[affine]] = likely[affine]
+        for tried in (whole, some):
+            point = Region(self.slopes.hinges, tried, self.slopes.derivative(tried)).point(self.place)
+            if point is not None:
+                self.pairs.visit(point, self.slopes.pattern(point))
+                return
