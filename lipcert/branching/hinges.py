@@ -1,14 +1,14 @@
 r"""A piecewise linear network as hinges: scalar functions with one kink, and linear maps between them. Floor 5.
 
-Every hinge is :math:`u_k = \alpha_k \min(z_k, 0) + \beta_k \max(z_k, 0)`, where :math:`z_k` is affine in the input and in
-earlier hinges. Clamps are two hinges; maxima and sorting are chains of :math:`\max(a, b) = b + \max(a - b, 0)`. All
+Every hinge is :math:`u_k = \alpha_k \min(z_k, 0) + \beta_k \max(z_k, 0)`, where :math:`z_k` is affine in the input and
+in earlier hinges. Clamps are two hinges; maxima and sorting are chains of :math:`\max(a, b) = b + \max(a - b, 0)`. All
 coefficients are kept as exact integers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -30,7 +30,7 @@ MOST = 1000
 
 @dataclass(frozen=True, eq=False)
 class Hinges:
-    """A network whose hinge k reads ``z_k = rows[k] . (1, x, u) * 2**-bits`` and whose output is ``output . (1, x, u)``.
+    """A network whose hinges read ``z = rows (1, x, u) * 2**-bits``, and whose output is ``output (1, x, u) * 2**-bits``.
 
     Attributes:
         inputs: Entries of x.
@@ -228,7 +228,8 @@ class _Taking:
         entries = [grouped.moved(lambda X, k=k: X[..., k]) for k in range(group)]
         for i, j in comparators(group):
             entries[j], entries[i] = self.maximum(self.widened(entries[i]), self.widened(entries[j]))
-        stacked = joined([self.widened(entry).moved(lambda X: X[..., None]) for entry in entries], len(grouped.shape) - 1)
+        columns = [self.widened(entry).moved(lambda X: X[..., None]) for entry in entries]
+        stacked = joined(columns, len(grouped.shape) - 1)
         return stacked.moved(lambda X: _merge(X, axis))
 
     # ------------------------------------------------------------------------------------------------ assembly
@@ -244,9 +245,9 @@ class _Taking:
             depth[k] = 1 + depth[:k][reads].max(initial=-1)
         order = np.argsort(depth, kind="stable")
         columns = np.concatenate([np.arange(first), first + order])
-        sides = [np.concatenate([pair[side] for pair in self.slopes])[order] if count else np.zeros(0) for side in (0, 1)]
+        low, high = (np.concatenate([np.zeros(0), *(pair[side] for pair in self.slopes)])[order] for side in (0, 1))
         ends = tuple(np.concatenate([[0], np.cumsum(np.bincount(depth))]).tolist()) if count else (0,)
-        return Hinges(self.inputs, rows[order][:, columns], out[:, columns], whole.bits, sides[0], sides[1], ends)
+        return Hinges(self.inputs, rows[order][:, columns], out[:, columns], whole.bits, low, high, ends)
 
 
 def comparators(count: int) -> list[tuple[int, int]]:
@@ -285,6 +286,3 @@ def _split(X: Integers, axis: int, group: int) -> Integers:
 
 def _merge(X: Integers, axis: int) -> Integers:
     return np.moveaxis(X.reshape(*X.shape[:-2], -1), -1, axis)
-
-
-Change = Callable[[Integers], Integers]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 
@@ -21,11 +19,10 @@ _HOPE = 1.0 + 1e-9
 class Pairs:
     """The best pair so far."""
 
-    def __init__(self, graph: Graph, slopes: Slopes, norms: Norms, domain: Domain) -> None:
-        """Begin with no pair."""
-        self.graph, self.slopes, self.norms, self.domain = graph, slopes, norms, domain
-        nowhere = torch.zeros(graph.input.shape, dtype=torch.float64)
-        self.best = Witness(0.0, norms, nowhere, nowhere)
+    def __init__(self, graph: Graph, slopes: Slopes, domain: Domain, first: Witness) -> None:
+        """Begin with any pair of the domain."""
+        self.graph, self.slopes, self.norms, self.domain = graph, slopes, first.norms, domain
+        self.best = first
 
     def visit(self, x: Array, pattern: Array) -> None:
         """Measure a pair around a point in the steepest direction of its region, if that may be better."""
@@ -42,7 +39,7 @@ class Pairs:
                 return
             ratio = stretch(self.graph, *ends, self.norms).ratio
             if ratio > self.best.ratio:
-                self.best = Witness(ratio, self.norms, *ends)
+                self.best = Witness(ratio, self.norms, ends[0], ends[1])
             if ratio >= size / _HOPE:
                 return
 
@@ -61,5 +58,3 @@ def steepest(J: Array, norms: Norms) -> tuple[float, Array]:
         return float(sizes.max()), row / max(float(sizes.max()), 1e-300)
     sizes = np.abs(J).sum(1)
     return float(sizes.max()), np.where(J[int(sizes.argmax())] < 0.0, -1.0, 1.0)
-
-

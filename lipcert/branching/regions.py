@@ -1,9 +1,10 @@
 r"""Whether inputs with some signs exist: a point, or a proof in integers that there is none. Floor 5.
 
 For rows :math:`g_k = (b_k, a_k)` the open polyhedron :math:`b_k + a_k x > 0` is empty if and only if some weights
-:math:`y \ge 0`, not all zero, give :math:`\sum y_k a_k = 0` and :math:`\sum y_k b_k \le 0` (Motzkin, 1936). Both answers
-come from one least-squares problem with :math:`y \ge 0`: the point of the convex hull of the rows that is next to 0.
-Weights are a floating-point guess; those on their support are then solved for in integers, so that the sum is exactly 0.
+:math:`y \ge 0`, not all zero, give :math:`\sum y_k a_k = 0` and :math:`\sum y_k b_k \le 0` (Motzkin, 1936). Both
+answers come from one least-squares problem with :math:`y \ge 0`: the point of the convex hull of the rows, and of the
+row of ``1 > 0``, that is next to 0. Its weights are a floating-point guess; on their support they are solved for in
+integers, and the sum is checked.
 
 References:
     | Safe bounds in linear and mixed-integer linear programming (Neumaier and Shcherbina, 2004)
@@ -52,7 +53,8 @@ def affine_rows(net: Hinges, signs: Array, last: int) -> Integers:
         last: The last hinge that is asked for; later levels are left out.
     """
     first = 1 + net.inputs
-    slopes, finer = _integers(np.where(signs < 0, net.low, np.where(signs > 0, net.high, 0.0)))
+    undecided = np.where(net.low == net.high, net.low, 0.0)
+    slopes, finer = _integers(np.where(signs < 0, net.low, np.where(signs > 0, net.high, undecided)))
     z = np.zeros((net.count, first), dtype=object)
     u, scale = z.copy(), 0  # outputs so far, in units of 2**-scale
     for level in net.levels:
@@ -98,22 +100,30 @@ def searched(near: Array, exact: Callable[[], Integers] | None) -> Searched:
     p = G.T @ y / total
     if np.min(G @ p) > _MARGIN * float(p @ p) ** 0.5 and p[0] > 0.0:
         return Searched(p[1:] / p[0], False)
-    near_zero = exact is not None and float(p @ p) ** 0.5 <= _EMPTY
-    return Searched(None, near_zero and proved_empty(exact(), y / total))
+    if exact is None or float(p @ p) ** 0.5 > _EMPTY:
+        return Searched(None, False)
+    return Searched(None, proved_empty(exact(), y / total))
 
 
 def proved_empty(rows: Integers, y: Array) -> bool:
-    """Whether weights near y prove that no x has ``rows[k] . (1, x) > 0`` for all k; ``y[0]`` is the weight of 1 > 0."""
+    """Whether weights near y prove that no x has ``rows (1, x) > 0``; ``y[0]`` is the weight of ``1 > 0``."""
     ahead = np.array([[1] + [0] * (rows.shape[1] - 1)], dtype=object)
     whole = np.concatenate([ahead, rows])
     for least in (0.0, 1e-9, 1e-6):
         support = np.flatnonzero(y > least * float(y.max()))
         weights = vanishing(whole[support], y[support])
-        if weights is None or any(weight < 0 for weight in weights):
-            continue
-        if any(weight > 0 and any(whole[k, 1:]) for weight, k in zip(weights, support.tolist(), strict=True)):
+        if weights is not None and _refutes(whole[support], weights):
             return True
     return False
+
+
+def _refutes(rows: Integers, weights: list[Fraction]) -> bool:
+    """Whether ``sum weights[k] rows[k]`` is 0 with weights >= 0, one of them on a row that is not constant."""
+    # All rows positive at a point would make the sum positive there.
+    common = math.lcm(*(weight.denominator for weight in weights))
+    whole = np.array([int(weight * common) for weight in weights], dtype=object)
+    counts = any(weight and any(row[1:]) for weight, row in zip(whole.tolist(), rows.tolist(), strict=True))
+    return counts and all(weight >= 0 for weight in whole) and not any(whole.dot(rows))
 
 
 def vanishing(rows: Integers, guess: Array) -> list[Fraction] | None:
@@ -154,13 +164,13 @@ def _eliminated(row: list[int], pivot: list[int], j: int) -> list[int]:
     return [entry // common for entry in found] if common > 1 else found
 
 
-def rows_of(values: Sequence[Sequence[Fraction]]) -> Integers:
+def rows_of(values: Sequence[Sequence[Fraction]], columns: int) -> Integers:
     """Rational rows as integers, each times a positive number."""
     found = []
     for row in values:
         common = math.lcm(*(entry.denominator for entry in row))
         found.append([int(entry * common) for entry in row])
-    return np.array(found, dtype=object).reshape(len(found), -1)
+    return np.array(found, dtype=object).reshape(len(found), columns)
 
 
 class Place:
@@ -193,38 +203,46 @@ class Place:
         for j, (a, b) in enumerate(ends):
             unit = [Fraction(int(i == j)) for i in range(size)]
             rows += [[-a, *unit], [b, *(-entry for entry in unit)]]
-        self.exact = rows_of(rows) if rows else np.zeros((0, 1 + size), dtype=object)
+        self.exact = rows_of(rows, 1 + size)
         self.near = np.array([[float(entry) for entry in row] for row in rows]).reshape(-1, 1 + size)
 
     def searched(self, near: Array, exact: Callable[[], Integers] | None) -> Searched:
         """`searched` inside the domain."""
-        own = (self.near, self.exact)
+        cuts: list[Array] = []
         for _ in range(_CUTS if self.ball else 1):
-            found = searched(np.concatenate([own[0], near]), exact and partial(_both, own[1], exact))
+            tangents = np.array([self._tangent(cut) for cut in cuts]).reshape(-1, near.shape[1])
+            whole = np.concatenate([self.near, tangents, near])
+            found = searched(whole, exact and partial(self._rows, cuts, exact))
             if found.point is None or self.ball is None or self._inside(found.point):
                 return found
-            cut = self._tangent(found.point)
-            own = (np.concatenate([own[0], [[float(entry) for entry in cut]]]), np.concatenate([own[1], rows_of([cut])]))
+            away = found.point - self._middle
+            cuts.append(away / np.max(np.abs(away)))
         return Searched(None, False)
+
+    def _rows(self, cuts: list[Array], exact: Callable[[], Integers]) -> Integers:
+        tangents = rows_of([self._exact_tangent(cut) for cut in cuts], self.exact.shape[1])
+        return np.concatenate([self.exact, tangents, exact()])
+
+    @property
+    def _middle(self) -> Array:
+        assert self.ball is not None
+        return np.array([float(c) for c in self.ball[0]])
 
     def _inside(self, x: Array) -> bool:
         assert self.ball is not None
-        away = x - np.array([float(c) for c in self.ball[0]])
-        return float(np.linalg.norm(away)) < float(self.ball[1])
+        return float(np.linalg.norm(x - self._middle)) < float(self.ball[1])
 
-    def _tangent(self, x: Array) -> list[Fraction]:
-        """``R - d (x - centre) > 0`` inside the ball, for d towards x and R not below ``radius |d|``."""
+    def _tangent(self, d: Array) -> Array:
+        assert self.ball is not None
+        return np.concatenate([[float(self.ball[1]) * np.linalg.norm(d) + d @ self._middle], -d])
+
+    def _exact_tangent(self, d: Array) -> list[Fraction]:
+        """``R - d (x - centre) > 0`` inside the ball, for R not below ``radius |d|``."""
         assert self.ball is not None
         centre, radius = self.ball
-        away = [float(entry) - float(c) for entry, c in zip(x.tolist(), centre, strict=True)]
-        peak = max(map(abs, away))
-        d = [Fraction(entry / peak) for entry in away]
-        reach = radius * sqrt_up(sum((entry * entry for entry in d), Fraction(0)))
-        return [reach + sum((a * c for a, c in zip(d, centre, strict=True)), Fraction(0)), *(-entry for entry in d)]
-
-
-def _both(own: Integers, exact: Callable[[], Integers]) -> Integers:
-    return np.concatenate([own, exact()])
+        exact = [Fraction(entry) for entry in d.tolist()]
+        reach = radius * sqrt_up(sum((entry * entry for entry in exact), Fraction(0)))
+        return [reach + sum((a * c for a, c in zip(exact, centre, strict=True)), Fraction(0)), *(-a for a in exact)]
 
 
 class Region:

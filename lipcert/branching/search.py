@@ -50,13 +50,17 @@ class Search:
         place: The domain.
         norms: Norms on input and output.
         pairs: The lower bound so far.
+        tolerance: How near the ends shall come, relatively.
+        nodes: How many nodes were looked at.
+        settled: No derivative is larger in regions that are done with.
+        heap: The others, by their bounds.
     """
 
     slopes: Slopes
     place: Place
     norms: Norms
     pairs: Pairs
-    gap: float
+    tolerance: float
     nodes: int = 0
     settled: float = 0.0
     heap: list[tuple[float, int, Node]] = field(default_factory=list)
@@ -66,17 +70,18 @@ class Search:
         """No derivative is larger in norm."""
         return max(self.settled, -self.heap[0][0] if self.heap else 0.0)
 
-    def closed(self, tolerance: float) -> bool:
-        """Whether both ends agree up to a relative tolerance."""
-        return self.upper <= self.pairs.best.ratio * (1.0 + tolerance)
+    @property
+    def closed(self) -> bool:
+        """Whether both ends agree up to the tolerance."""
+        return self.upper <= self.pairs.best.ratio * (1.0 + self.tolerance)
 
-    def run(self, tolerance: float, seconds: float, most: int) -> None:
+    def run(self, seconds: float, most: int) -> None:
         """Search until closed, or out of time or nodes."""
         deadline = time.monotonic() + seconds
         m = self.slopes.hinges.count
         root = np.zeros(m, dtype=np.int8)
         self._add(root, np.full(m, np.nan), None, math.inf)
-        while self.heap and not self.closed(tolerance) and self.nodes < most and time.monotonic() < deadline:
+        while self.heap and not self.closed and self.nodes < most and time.monotonic() < deadline:
             node = heapq.heappop(self.heap)[2]
             for sign in self._order(node):
                 signs = node.signs.copy()
@@ -140,20 +145,38 @@ class Search:
         """How precisely to solve: no more than what a bound is still away from the lower end asks for."""
         lower = self.pairs.best.ratio
         far = parent / lower - 1.0 if 0.0 < lower and parent < math.inf else 1.0
-        return min(_COARSE, max(0.1 * far, self.gap))
+        return min(_COARSE, max(0.1 * far, self.tolerance))
 
     def _bounded(self, derivative: Derivative, multipliers: Array, parent: float) -> Relaxed:
         T, J = derivative.largest()
-        simple = matrix_norm(J, self.norms)
-        if self.norms == L2:
-            start = multipliers[derivative.open]
-            found = relaxed(derivative, None if np.any(np.isnan(start)) else start, self._gap(parent))
-            return replace(found, bound=min(simple, found.bound))
+        if self.norms.p == 2.0:
+            return self._semidefinite(derivative, J, multipliers[derivative.open], parent)
         n = derivative.inputs
         reach = derivative.c.magnitude[:, n:].sum(0)
         for k in range(len(reach) - 1, -1, -1):
             reach[:k] += reach[k] * derivative.z.magnitude[k, n : n + k]
-        return Relaxed(simple, np.full(len(reach), np.nan), reach * T.sum(1), np.ones(len(reach), dtype=np.int8))
+        unknown, leaning = np.full(len(reach), np.nan), np.ones(len(reach), dtype=np.int8)
+        return Relaxed(matrix_norm(J, self.norms), unknown, reach * T.sum(1), leaning)
+
+    def _semidefinite(self, derivative: Derivative, J: Array, start: Array, parent: float) -> Relaxed:
+        """All outputs at once in l2; one by one in linf, where those that cannot matter are left out."""
+        gap, begin = self._gap(parent), None if np.any(np.isnan(start)) else start
+        if self.norms == L2:
+            found = relaxed(derivative, begin, gap)
+            return replace(found, bound=min(matrix_norm(J, L2), found.bound))
+        sizes = np.array([matrix_norm(row[None], L2) for row in J])
+        worst: Relaxed | None = None
+        rest = 0.0
+        for i in np.argsort(-sizes, kind="stable").tolist():
+            if worst is not None and sizes[i] <= max(self.pairs.best.ratio, worst.bound):
+                rest = max(rest, float(sizes[i]))
+                continue
+            found = relaxed(replace(derivative, c=derivative.c.rows([i])), None, gap)
+            found = replace(found, bound=min(found.bound, float(sizes[i])))
+            if worst is None or found.bound > worst.bound:
+                worst = found
+        assert worst is not None
+        return replace(worst, bound=max(worst.bound, rest))
 
     def _try(self, signs: Array, derivative: Derivative, likely: Array) -> None:
         """Look where the worst derivative points: at all of its signs, or else at those of affine hinges."""

@@ -7,6 +7,7 @@ ones leaves :math:`dz = Z (dx, t)` and :math:`dy = C (dx, t)`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -30,6 +31,10 @@ class Enclosed:
     def taken(self, rows: Array, columns: Array) -> Enclosed:
         """Some rows and columns."""
         return Enclosed(self.mid[np.ix_(rows, columns)], self.rad[np.ix_(rows, columns)])
+
+    def rows(self, which: Sequence[int]) -> Enclosed:
+        """Some rows."""
+        return Enclosed(self.mid[list(which)], self.rad[list(which)])
 
     @property
     def nonzero(self) -> Array:
@@ -66,7 +71,7 @@ class Derivative:
         return self.z.mid.shape[1] - len(self.open)
 
     def largest(self) -> tuple[Array, Array]:
-        """Upper bounds of ``|t|`` per input, ``(open, inputs)``, and of the Jacobian's moduli, ``(outputs, inputs)``."""
+        """Upper bounds of ``|t|`` by input, ``(open, inputs)``, and of the Jacobian's moduli, ``(outputs, inputs)``."""
         n, (z, c) = self.inputs, (self.z.magnitude, self.c.magnitude)
         more = 1.0 + 4.0 * gamma(len(self.open) + 1)
         T = z[:, :n].copy()
@@ -82,36 +87,46 @@ class Slopes:
         """Round the coefficients, with error bounds."""
         self.hinges = hinges
         self.rows = _rounded(hinges.rows, hinges.bits)
-        self.output = _rounded(hinges.output, hinges.bits)
-        self.reads = (hinges.rows != 0)[:, 1 + hinges.inputs :].astype(bool)
+        output, everything = _rounded(hinges.output, hinges.bits), slice(0, len(hinges.output))
+        levels = [self._block(self.rows, level, level.start) for level in hinges.levels]
+        self._blocks = (*levels, self._block(output, everything, hinges.count))
         self.mean = hinges.low / 2 + hinges.high / 2
+        # Of the rounded mean the half difference is the distance to the slope that is farther away.
         half = [
-            max(Fraction(m) - Fraction(low), Fraction(low) - Fraction(m), Fraction(high) - Fraction(m), Fraction(m) - Fraction(high))
-            for m, low, high in zip(self.mean.tolist(), hinges.low.tolist(), hinges.high.tolist(), strict=True)
+            max(abs(Fraction(end) - Fraction(mean)) for end in ends)
+            for mean, *ends in zip(self.mean.tolist(), hinges.low.tolist(), hinges.high.tolist(), strict=True)
         ]
         self.half = np.array([round_up(value) for value in half], dtype=np.float64)
 
     def derivative(self, signs: Array) -> Derivative:
         """Eliminate the hinges whose sign (int8, 1 or -1; 0 if undecided) is decided."""
         net = self.hinges
-        n, m = net.inputs, net.count
+        first, m = 1 + net.inputs, net.count
         slope = np.where(signs < 0, net.low, np.where(signs > 0, net.high, self.mean))
         half = np.where(signs == 0, self.half, 0.0)
-        u, r = np.zeros((m, 1 + n + m)), np.zeros((m, 1 + n + m))
-        z, s = np.zeros((m, 1 + n + m)), np.zeros((m, 1 + n + m))
+        u, r = np.zeros((m, first + m)), np.zeros((m, first + m))
+        z, s = np.zeros((m, first + m)), np.zeros((m, first + m))
         known, flat = np.zeros(m, dtype=bool), np.zeros(m, dtype=bool)
-        for level in net.levels:
-            z[level], s[level] = self._combined(self.rows, level, u, r)
-            known[level] = ~np.any(self.reads[level] & ~flat[None], axis=1)
+        for level, block in zip(net.levels, self._blocks[:-1], strict=True):
+            end = first + level.start
+            Z, S = block.applied(u[: level.start, :end], r[: level.start, :end])
+            z[level, :end], s[level, :end] = Z, S
+            known[level] = ~np.any(block.reads & ~flat[None, : level.start], axis=1)
             flat[level] = (half[level] == 0.0) & (known[level] | (slope[level] == 0.0))
             factor = slope[level][:, None]
-            u[level] = factor * z[level]
-            r[level] = (np.abs(factor) * s[level] + 2.0**-52 * np.abs(u[level])) * _MORE
-            r[level] = np.where((factor != 0.0) & (z[level] != 0.0), r[level] + TINY, r[level])
+            u[level, :end] = factor * Z
+            lost = TINY * ((factor != 0.0) & ((Z != 0.0) | (S != 0.0)))
+            r[level, :end] = (np.abs(factor) * S + 2.0**-52 * np.abs(u[level, :end])) * _MORE + lost
             k = np.arange(level.start, level.stop)
-            u[k, 1 + n + k] = half[level]
-        c, d = self._combined(self.output, slice(0, len(net.output)), u, r, m)
-        return _reduced(np.flatnonzero(half != 0.0), Enclosed(z, s), Enclosed(c, d), n, known)
+            u[k, first + k] = half[level]
+        c, d = self._blocks[-1].applied(u, r)
+        return _reduced(np.flatnonzero(half != 0.0), Enclosed(z, s), Enclosed(c, d), net.inputs, known)
+
+    def _block(self, rows: Enclosed, which: slice, before: int) -> _Block:
+        first = 1 + self.hinges.inputs
+        base = Enclosed(rows.mid[which, :first], rows.rad[which, :first])
+        weight = Enclosed(*(part[which, first : first + before].copy() for part in (rows.mid, rows.rad)))
+        return _Block(base, weight, np.abs(weight.mid), weight.nonzero)
 
     def pattern(self, x: Array) -> Array:
         """The signs at a point, in plain floating point."""
@@ -136,21 +151,35 @@ class Slopes:
             state[first:][level] = np.where(z[level] < 0.0, net.low[level], net.high[level]) * z[level]
         return z
 
-    def _combined(self, rows: Enclosed, which: slice, u: Array, r: Array, before: int | None = None) -> tuple[Array, Array]:
-        """Rows applied to ``(1, x, u)``, where ``u`` is the hinges' outputs with radii r."""
-        a = which.start if before is None else before
-        first = 1 + self.hinges.inputs
-        W, V = rows.mid[which, first : first + a], rows.rad[which, first : first + a]
-        U, R = u[:a], r[:a]
-        mid, size = W @ U, np.abs(W) @ np.abs(U)
-        base, far = rows.mid[which, :first], rows.rad[which, :first]
-        mid[:, :first] += base
-        size[:, :first] += np.abs(base)
-        rad = np.abs(W) @ R + V @ (np.abs(U) + R)
-        rad[:, :first] += far
-        # One exact term alone is not rounded; a product is.
-        touched = (((W != 0.0) | (V != 0.0)).astype(float) @ ((U != 0.0) | (R != 0.0)).astype(float)) > 0.0
-        return mid, np.where(touched, (rad + gamma(a + 3) * size) * _MORE + TINY, rad)
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Rows that read the input and the hinges of earlier levels.
+
+    Attributes:
+        base: Coefficients of ``(1, x)``.
+        weight: Coefficients of hinges.
+        size: Their moduli.
+        reads: Which may differ from 0.
+    """
+
+    base: Enclosed
+    weight: Enclosed
+    size: Array
+    reads: Array
+
+    def applied(self, u: Array, r: Array) -> tuple[Array, Array]:
+        """The rows as functions of ``(1, x, t)``, given hinges ``u`` with radii ``r``: midpoints and radii."""
+        first = self.base.mid.shape[1]
+        size = np.abs(u)
+        mid, terms = self.weight.mid @ u, self.size @ size
+        mid[:, :first] += self.base.mid
+        terms[:, :first] += np.abs(self.base.mid)
+        rad = self.size @ r + self.weight.rad @ (size + r)
+        rad[:, :first] += self.base.rad
+        # A coefficient of the input that no hinge adds to is not rounded.
+        touched = (self.reads.astype(np.float64) @ ((u != 0.0) | (r != 0.0)).astype(np.float64)) > 0.0
+        return mid, np.where(touched, (rad + gamma(u.shape[0] + 3) * terms) * _MORE + TINY, rad)
 
 
 def _reduced(open_: Array, z: Enclosed, c: Enclosed, n: int, known: Array) -> Derivative:
