@@ -30,7 +30,7 @@ MOST = 1000
 
 @dataclass(frozen=True, eq=False)
 class Hinges:
-    """A network whose hinges read ``z = rows (1, x, u) * 2**-bits``, and whose output is ``output (1, x, u) * 2**-bits``.
+    """A network: hinges read ``z = rows (1, x, u) * 2**-bits``, and the output is ``output (1, x, u) * 2**-bits``.
 
     Attributes:
         inputs: Entries of x.

@@ -26,6 +26,7 @@ class Pairs:
 
     def visit(self, x: Array, pattern: Array) -> None:
         """Measure a pair around a point in the steepest direction of its region, if that may be better."""
+        pattern = np.where(pattern == 0, 1, pattern).astype(np.int8)
         J = self.slopes.derivative(pattern).c.mid[:, : len(x)]
         size, direction = steepest(J, self.norms)
         if not size > self.best.ratio * _HOPE:

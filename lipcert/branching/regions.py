@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from lipcert.branching.hinges import Array, Hinges
-from lipcert.branching.slopes import Derivative
+from lipcert.branching.slopes import Derivative, Enclosed, rounded
 from lipcert.certifiers.composition import sqrt_up
 from lipcert.domain import Box, Domain, L2Ball, WholeSpace
 from lipcert.enclosure.ball import Integers
@@ -52,22 +52,34 @@ def affine_rows(net: Hinges, signs: Array, last: int) -> Integers:
         signs: Decided signs; rows of hinges that read an undecided one mean nothing.
         last: The last hinge that is asked for; later levels are left out.
     """
+    return _affine(net, signs, last)[0]
+
+
+def jacobian(net: Hinges, signs: Array) -> Enclosed:
+    """The derivative where all signs that matter are decided, correctly rounded."""
+    _, u, scale = _affine(net, signs, net.count)
+    first = 1 + net.inputs
+    rows = (net.output[:, 1:first] << scale) + net.output[:, first:].dot(u[:, 1:])
+    return rounded(rows, net.bits + scale)
+
+
+def _affine(net: Hinges, signs: Array, last: int) -> tuple[Integers, Integers, int]:
+    """What hinges read and, in units of ``2**-scale``, what they give."""
     first = 1 + net.inputs
     undecided = np.where(net.low == net.high, net.low, 0.0)
     slopes, finer = _integers(np.where(signs < 0, net.low, np.where(signs > 0, net.high, undecided)))
     z = np.zeros((net.count, first), dtype=object)
-    u, scale = z.copy(), 0  # outputs so far, in units of 2**-scale
+    u, scale = z.copy(), 0
     for level in net.levels:
         if level.start > last:
             break
         base, W = net.rows[level, :first], net.rows[level, first : first + level.start]
-        z[level] = (base << max(scale, 0)) + W.dot(u[: level.start])
-        # With scale >= 0 the row is in units of 2**-(bits + scale); the outputs so far follow.
+        z[level] = (base << scale) + W.dot(u[: level.start])
+        # The row is in units of 2**-(bits + scale), where bits may be negative; the outputs so far follow.
         u[: level.start] = u[: level.start] << (max(net.bits, 0) + finer)
-        lift = max(-net.bits, 0)
-        u[level] = (z[level] << lift) * slopes[level, None]
+        u[level] = (z[level] << max(-net.bits, 0)) * slopes[level, None]
         scale += max(net.bits, 0) + finer
-    return z
+    return z, u, scale
 
 
 def _integers(values: Array) -> tuple[Integers, int]:
@@ -130,8 +142,8 @@ def vanishing(rows: Integers, guess: Array) -> list[Fraction] | None:
     """Weights near a guess with ``sum weights[k] rows[k] = 0``, exactly; ``None`` if only zero does.
 
     Example:
-        >>> vanishing(np.array([[1, 2], [-3, -6]], dtype=object), np.array([0.74, 0.26]))
-        [Fraction(..., Fraction(...]
+        >>> vanishing(np.array([[1, 2], [-3, -6]], dtype=object), np.array([0.75, 0.26]))
+        [Fraction(3, 4), Fraction(1, 4)]
     """
     columns = [[int(entry) for entry in row] for row in rows.T.tolist()]
     # Likely pivots last in the guess, so that what stays free has large weights.
@@ -250,7 +262,7 @@ class Region:
 
     def __init__(self, net: Hinges, signs: Array, derivative: Derivative) -> None:
         """Collect the constraints."""
-        self.net, self.signs, self.affine = net, signs, derivative.affine
+        self.net, self.signs, self.affine, self.known = net, signs, derivative.affine, derivative.known
         decided = np.flatnonzero(derivative.known & (signs != 0))
         level = self._level(decided)
         self.constant, self.decided = decided[level], decided[~level]
@@ -275,6 +287,13 @@ class Region:
         which, signs = np.append(self.decided, k), np.append(self.signs[self.decided], sign)
         near = np.concatenate([self.near, sign * self.affine[[k]]])
         return place.searched(near, lambda: self._exact(which, signs)).empty
+
+    def constants(self) -> dict[int, int]:
+        """The signs of undecided hinges that read a constant there; either sign fits a hinge that reads 0."""
+        undecided = np.flatnonzero(self.known & (self.signs == 0))
+        level = undecided[self._level(undecided)].tolist()
+        rows = {k: self._exact(np.array([k]), np.array([1]))[0].tolist() for k in level}
+        return {k: -1 if row[0] < 0 else 1 for k, row in rows.items() if not any(row[1:])}
 
     def _level(self, which: Array) -> Array:
         """Which hinges are about constant, so that their rows say nothing of a direction."""

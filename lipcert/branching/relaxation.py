@@ -160,7 +160,7 @@ class _Barrier:
         return bool(np.all(lam > 0.0))
 
     def leaning(self, lam: Array, P: Array) -> tuple[Array, Array]:
-        """How far t is from ``+dz`` and ``-dz``, and which is nearer: P is about the second moment of the worst case."""
+        """How far t is from ``+dz`` and ``-dz``, and which is nearer; P is about the worst case's second moment."""
         ZP = self.Z @ P
         dz, t = np.maximum(np.sum(ZP * self.Z, axis=1), 0.0), np.maximum(np.diag(P)[self.n :], 1e-300)
         cross = np.diag(ZP[:, self.n :])

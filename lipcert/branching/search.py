@@ -11,7 +11,7 @@ import numpy as np
 
 from lipcert.branching.hinges import Array
 from lipcert.branching.pairs import Pairs
-from lipcert.branching.regions import Place, Region
+from lipcert.branching.regions import Place, Region, jacobian
 from lipcert.branching.relaxation import Relaxed, relaxed
 from lipcert.branching.slopes import Derivative, Slopes
 from lipcert.kernel.rounding import add_up
@@ -90,11 +90,11 @@ class Search:
                 self._add(signs, node.multipliers, pattern, node.bound)
 
     def _order(self, node: Node) -> tuple[int, int]:
-        return (1, -1) if node.pattern is None or node.pattern[node.branch] > 0 else (-1, 1)
+        return (-1, 1) if node.pattern is not None and node.pattern[node.branch] < 0 else (1, -1)
 
     def _add(self, signs: Array, multipliers: Array, pattern: Array | None, parent: float) -> None:
         self.nodes += 1
-        derivative = self.slopes.derivative(signs)
+        signs, derivative = self._without_constants(signs)
         if pattern is None:
             empty, pattern = self._visited(signs, derivative)
             if empty:
@@ -102,7 +102,7 @@ class Search:
         if pattern is not None:
             signs, derivative = self._settled(signs, derivative, pattern)
         if not len(derivative.open):
-            self.settled = max(self.settled, min(parent, self._exact_bound(derivative)))
+            self.settled = max(self.settled, min(parent, self._exact_bound(signs)))
             return
         found = self._bounded(derivative, multipliers, parent)
         self._try(signs, derivative, found.likely)
@@ -122,14 +122,26 @@ class Search:
             return found.empty, None
         pattern = self.slopes.pattern(found.point)
         self.pairs.visit(found.point, pattern)
-        return False, pattern if np.all(pattern[signs != 0] == signs[signs != 0]) else None
+        # Where a hinge reads 0 on the whole region, either sign is right.
+        agree = (pattern == signs) | (signs == 0) | ((pattern == 0) & np.all(derivative.affine[:, 1:] == 0.0, axis=1))
+        return False, pattern if np.all(agree) else None
+
+    def _without_constants(self, signs: Array) -> tuple[Array, Derivative]:
+        """Decide the hinges that read a constant, so that what reads them is known to be affine."""
+        while True:
+            derivative = self.slopes.derivative(signs)
+            found = Region(self.slopes.hinges, signs, derivative).constants()
+            if not found:
+                return signs, derivative
+            signs = signs.copy()
+            signs[list(found)] = list(found.values())
 
     def _settled(self, signs: Array, derivative: Derivative, pattern: Array) -> tuple[Array, Derivative]:
         """Decide the hinges that have one sign on the whole region, given all signs at a point of it."""
         while True:
             region = Region(self.slopes.hinges, signs, derivative)
             asked = [k for k in derivative.open.tolist() if derivative.known[k]]
-            forced = [k for k in asked if region.excludes(self.place, k, -int(pattern[k]))]
+            forced = [k for k in asked if pattern[k] and region.excludes(self.place, k, -int(pattern[k]))]
             if not forced:
                 return signs, derivative
             signs = signs.copy()
@@ -138,8 +150,9 @@ class Search:
 
     # ------------------------------------------------------------------------------------------------ bounds
 
-    def _exact_bound(self, derivative: Derivative) -> float:
-        return float(add_up(matrix_norm(derivative.c.mid, self.norms), matrix_norm(derivative.c.rad, self.norms)))
+    def _exact_bound(self, signs: Array) -> float:
+        J = jacobian(self.slopes.hinges, signs)
+        return float(add_up(matrix_norm(J.mid, self.norms), matrix_norm(J.rad, self.norms)))
 
     def _gap(self, parent: float) -> float:
         """How precisely to solve: no more than what a bound is still away from the lower end asks for."""

@@ -19,6 +19,7 @@ from lipcert.kernel.rounding import gamma, round_up
 
 TINY = 2.0**-1000
 _MORE = 1.0 + 2.0**-40
+_SURE = 1e-11
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +87,8 @@ class Slopes:
     def __init__(self, hinges: Hinges) -> None:
         """Round the coefficients, with error bounds."""
         self.hinges = hinges
-        self.rows = _rounded(hinges.rows, hinges.bits)
-        output, everything = _rounded(hinges.output, hinges.bits), slice(0, len(hinges.output))
+        self.rows = rounded(hinges.rows, hinges.bits)
+        output, everything = rounded(hinges.output, hinges.bits), slice(0, len(hinges.output))
         levels = [self._block(self.rows, level, level.start) for level in hinges.levels]
         self._blocks = (*levels, self._block(output, everything, hinges.count))
         self.mean = hinges.low / 2 + hinges.high / 2
@@ -129,8 +130,17 @@ class Slopes:
         return _Block(base, weight, np.abs(weight.mid), weight.nonzero)
 
     def pattern(self, x: Array) -> Array:
-        """The signs at a point, in plain floating point."""
-        return np.where(self._values(x) < 0.0, -1, 1).astype(np.int8)
+        """The signs at a point, in plain floating point; 0 where rounding may have decided."""
+        net = self.hinges
+        first = 1 + net.inputs
+        state = np.concatenate([[1.0], x, np.zeros(net.count)])
+        signs = np.zeros(net.count, dtype=np.int8)
+        for level in net.levels:
+            W = self.rows.mid[level]
+            z = W @ state
+            signs[level] = np.where(np.abs(z) > _SURE * (np.abs(W) @ np.abs(state)), np.sign(z), 0)
+            state[first:][level] = np.where(z < 0.0, net.low[level], net.high[level]) * z
+        return signs
 
     def reach(self, x: Array, signs: Array, direction: Array) -> float:
         """About how far along a direction and its opposite no sign changes."""
@@ -140,16 +150,6 @@ class Slopes:
         with np.errstate(divide="ignore", invalid="ignore"):
             room = np.where(rates > 0.0, np.abs(affine @ np.concatenate([[1.0], x])) / rates, np.inf)
         return float(min(room.min(initial=np.inf), 1.0 + np.abs(x).max(initial=0.0)))
-
-    def _values(self, x: Array) -> Array:
-        net = self.hinges
-        first = 1 + net.inputs
-        state = np.concatenate([[1.0], x, np.zeros(net.count)])
-        z = np.zeros(net.count)
-        for level in net.levels:
-            z[level] = self.rows.mid[level] @ state
-            state[first:][level] = np.where(z[level] < 0.0, net.low[level], net.high[level]) * z[level]
-        return z
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +197,7 @@ def _reduced(open_: Array, z: Enclosed, c: Enclosed, n: int, known: Array) -> De
     return Derivative(kept, z.taken(kept, columns), c.taken(every, columns), z.mid[:, :first], known)
 
 
-def _rounded(values: Integers, bits: int) -> Enclosed:
+def rounded(values: Integers, bits: int) -> Enclosed:
     """Integers in units of ``2**-bits`` as float64, with how far they are off."""
     unit = Fraction(2) ** -bits
     exact = [int(value) * unit for value in values.ravel()]
