@@ -150,7 +150,7 @@ def middle(left: Fraction | None, right: Fraction | None) -> Fraction:
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, MaxMin], ids=["relu", "maxmin"])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_on_the_line_it_is_the_steepest_piece(activation: type[nn.Module], seed: int):
     model = drawn(seed, (1, 4, 4, 2), activation(), activation())
     pieces = slopes_on_the_line(model)
@@ -201,9 +201,9 @@ def norm_of(J: np.ndarray, norms: Norms) -> float:
     return float({L1: np.abs(J).sum(0), LINF: np.abs(J).sum(1), L1_LINF: np.abs(J)}[norms].max())
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_it_is_the_largest_norm_over_all_regions(seed: int):
-    model = drawn(seed, (2, 4, 3, 2), nn.ReLU(), nn.ReLU())
+    model = drawn(seed, (2, 3, 3, 2), nn.ReLU(), nn.ReLU())
     wide, narrow = jacobians(model, -1e3, 1e3), jacobians(model, -0.5, 0.25)
     for norms in NORMS:
         require_closed(exact_constant(model, (2,), norms=norms, tolerance=CLOSE), max(norm_of(J, norms) for J in wide))
@@ -229,8 +229,8 @@ KINDS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "prelu": (drawn(2, (2, 4, 4, 1), nn.PReLU(4, init=0.3, dtype=torch.float64), nn.PReLU(dtype=torch.float64)), (2,)),
     "clamps": (drawn(3, (2, 3, 3, 1), nn.Hardtanh(-0.5, 2.0), nn.ReLU6()), (2,)),
     "maxmin": (drawn(4, (3, 6, 6, 2), MaxMin(), MaxMin()), (3,)),
-    "groupsort": (drawn(5, (2, 6, 6, 1), GroupSort(3), GroupSort(2)), (2,)),
-    "fullsort": (drawn(6, (2, 4, 4, 1), FullSort(), FullSort()), (2,)),
+    "groupsort": (drawn(5, (2, 3, 4, 1), GroupSort(3), GroupSort(2)), (2,)),
+    "fullsort": (drawn(6, (2, 3, 3, 1), FullSort(), FullSort()), (2,)),
     "residual": (Sum(drawn(7, (3, 4, 3), nn.ReLU())), (3,)),
     "pooled": (nn.Sequential(nn.Conv1d(1, 2, 2, dtype=torch.float64), nn.MaxPool1d(2, 1), nn.Flatten()), (1, 4)),
 }
@@ -256,9 +256,8 @@ def test_pair_below_samples_below_bound(kind: str, domain: Domain):
     assert domain.contains(bracket.lower.y)
     quotient = stretch(trace(model, shape), bracket.lower.x, bracket.lower.y, L2)
     assert quotient.ratio == bracket.lower.ratio <= bracket.upper
-    if not isinstance(domain, L2Ball):
-        assert bracket.closed
-        assert bracket.upper <= bracket.lower.ratio * (1 + 1e-3)
+    assert bracket.closed
+    assert bracket.upper <= bracket.lower.ratio * (1 + 1e-3)
 
 
 @pytest.mark.parametrize("kind", ["relu", "maxmin", "residual"])
@@ -278,7 +277,7 @@ def test_scaling_the_output_scales_the_constant():
 
 
 def test_out_of_time_or_nodes_the_bracket_still_holds():
-    model = drawn(8, (4, 8, 8, 1), nn.ReLU(), nn.ReLU())
+    model = drawn(8, (4, 6, 6, 1), nn.ReLU(), nn.ReLU())
     whole = exact_constant(model, (4,), tolerance=1e-4)
     assert whole.closed
     for stopped in (
