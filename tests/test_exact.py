@@ -15,7 +15,7 @@ from benchmarks.third_party import FOLDER, networks
 from lipcert import L1, L1_LINF, L2, L2_LINF, LINF, Norms, exact_constant, trace
 from lipcert.branching import Bracket
 from lipcert.branching.hinges import MOST, comparators, hinged
-from lipcert.branching.regions import proved_empty, searched
+from lipcert.branching.regions import proved_empty, refutes, searched
 from lipcert.branching.relaxation import feasible, proved, relaxed
 from lipcert.branching.slopes import Slopes
 from lipcert.certifiers import LipSDP
@@ -99,6 +99,15 @@ def test_a_bias_that_no_input_overcomes():
     # relu(x) + relu(-1 - x): never both, so 1 on the line and 2 for two free signs.
     model = nn.Sequential(dense([[1], [-1]], [0, -1]), nn.ReLU(), dense([[1, -1]]))
     require_closed(exact_constant(model, (1,), tolerance=CLOSE), 1.0)
+
+
+@pytest.mark.parametrize(("threshold", "constant"), [(1.4, math.sqrt(2)), (1.41, math.sqrt(2)), (1.42, 0.0)])
+def test_a_ball_ends_at_its_edge(threshold: float, constant: float):
+    # x + y is at most sqrt(2) = 1.414 on the unit disk, and 2 on its box.
+    model = nn.Sequential(dense([[1, 1]], [-threshold]), nn.ReLU())
+    bracket = exact_constant(model, (2,), domain=L2Ball(0.0, 1.0), tolerance=CLOSE)
+    assert constant <= bracket.upper * (1 + 1e-12)
+    require_closed(bracket, constant)
 
 
 # ------------------------------------------------------------------------------------------------ one input
@@ -363,6 +372,16 @@ def test_weights_of_a_liar_prove_nothing_empty():
         point = rng.integers(-3, 4, 2)
         rows[:, 0] = 1 - rows[:, 1:].dot(point.astype(object))  # every row is 1 at the point
         assert not proved_empty(rows, rng.random(6) * (rng.random(6) < 0.7) + 1e-3)
+
+
+def test_only_weights_that_cancel_exactly_refute():
+    rows = np.array([[1, 0], [0, 3], [-1, -1]], dtype=object)  # 1 > 0, 3 x > 0, -1 - x > 0
+    third, one, zero = Fraction(1, 3), Fraction(1), Fraction(0)
+    assert refutes(rows, [one, third, one])
+    assert not refutes(rows, [one, Fraction(0.333333333333), one])
+    assert not refutes(rows, [-one, -third, -one])
+    assert not refutes(rows, [zero, zero, zero])
+    assert not refutes(np.array([[0, 0], [0, 3]], dtype=object), [one, zero])  # a hinge that reads 0 refutes nothing
 
 
 def test_a_region_without_inner_points_is_proved_empty_and_one_with_some_is_found():

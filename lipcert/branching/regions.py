@@ -124,14 +124,21 @@ def proved_empty(rows: Integers, y: Array) -> bool:
     for least in (0.0, 1e-9, 1e-6):
         support = np.flatnonzero(y > least * float(y.max()))
         weights = vanishing(whole[support], y[support])
-        if weights is not None and _refutes(whole[support], weights):
+        if weights is not None and refutes(whole[support], weights):
             return True
     return False
 
 
-def _refutes(rows: Integers, weights: list[Fraction]) -> bool:
-    """Whether ``sum weights[k] rows[k]`` is 0 with weights >= 0, one of them on a row that is not constant."""
-    # All rows positive at a point would make the sum positive there.
+def refutes(rows: Integers, weights: list[Fraction]) -> bool:
+    """Whether ``sum weights[k] rows[k]`` is 0 with weights >= 0, one of them on a row that is not constant.
+
+    All rows positive at a point would make the sum positive there.
+
+    Example:
+        >>> rows = np.array([[0, 1], [0, -2]], dtype=object)  # x > 0, -2 x > 0
+        >>> refutes(rows, [Fraction(2), Fraction(1)]), refutes(rows, [Fraction(1), Fraction(1)])
+        (True, False)
+    """
     common = math.lcm(*(weight.denominator for weight in weights))
     whole = np.array([int(weight * common) for weight in weights], dtype=object)
     counts = any(weight and any(row[1:]) for weight, row in zip(whole.tolist(), rows.tolist(), strict=True))
