@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 
 from benchmarks.third_party import FOLDER, networks
 from lipcert import L1, L1_LINF, L2, L2_LINF, LINF, Norms, exact_constant, trace
-from lipcert.branching import Bracket
+from lipcert.branching import Bracket, relaxation
 from lipcert.branching.hinges import MOST, comparators, hinged
-from lipcert.branching.regions import proved_empty, refutes, searched
+from lipcert.branching.regions import Place, proved_empty, refutes, searched
 from lipcert.branching.relaxation import feasible, proved, relaxed
 from lipcert.branching.slopes import Slopes
 from lipcert.certifiers import LipSDP
@@ -413,6 +414,30 @@ def test_no_multipliers_prove_less_than_some_slopes_attain(seed: int):
     assert proved(derivative, np.sqrt(found.multipliers), found.bound * 1.01, 1e-11)
     assert not proved(derivative, -np.sqrt(found.multipliers), found.bound * 1.01, 1e-11)
     assert not proved(derivative, np.full(len(found.multipliers), np.nan), found.bound * 1.01, 1e-11)
+
+
+def test_a_proof_pays_for_a_bad_factor_and_for_errors_of_the_entries(monkeypatch: pytest.MonkeyPatch):
+    slopes = Slopes(hinged(trace(drawn(0, (3, 5, 5, 2), nn.ReLU(), nn.ReLU()), (3,))))
+    derivative = slopes.derivative(np.zeros(10, dtype=np.int8))
+    found = relaxed(derivative, None)
+    w, r = np.sqrt(found.multipliers), found.bound * 1.01
+    blurred = replace(derivative, c=replace(derivative.c, rad=derivative.c.rad + 1e-6))
+    assert proved(derivative, w, r, 1e-11)
+    assert not proved(blurred, w, r, 1e-11)
+    monkeypatch.setattr(relaxation, "psd_defect", lambda parts: np.array([1e-9]))
+    assert not proved(derivative, w, r, 1e-11)
+
+
+def test_tangents_leave_out_no_point_of_the_ball():
+    ball = L2Ball(torch.tensor([0.1, -3.0, 1e3]), 0.7)
+    place = Place(ball, (3,))
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        d = rng.standard_normal(3)
+        constant, *row = place._exact_tangent(d)
+        edge = torch.tensor([0.1, -3.0, 1e3]) + 10 * torch.from_numpy(d)
+        for x in (*ball.sample(5, (3,), torch.Generator().manual_seed(0)), ball.project(edge[None].double())[0]):
+            assert constant + sum(a * Fraction(b) for a, b in zip(row, x.tolist(), strict=True)) >= 0
 
 
 def test_error_bounds_of_the_derivative_hold_in_fractions():
