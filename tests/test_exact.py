@@ -416,6 +416,34 @@ def test_no_multipliers_prove_less_than_some_slopes_attain(seed: int):
     assert not proved(derivative, np.full(len(found.multipliers), np.nan), found.bound * 1.01, 1e-11)
 
 
+def test_where_the_bound_is_attained_nothing_below_is_proved():
+    # Weights that are not negative: all hinges open is the worst, and diagonal multipliers prove it exactly.
+    model = drawn(3, (3, 4, 4, 2), nn.ReLU(), nn.ReLU())
+    for layer in (model[0], model[2], model[4]):
+        layer.weight.data = layer.weight.data.abs() + 0.125
+    slopes = Slopes(hinged(trace(model, (3,))))
+    attained = float(np.linalg.norm((model[4].weight @ model[2].weight @ model[0].weight).detach().numpy(), 2))
+    derivative = slopes.derivative(np.zeros(8, dtype=np.int8))
+    found = relaxed(derivative, None, 1e-8)
+    w = np.sqrt(found.multipliers)
+    assert attained <= found.bound <= attained * (1 + 1e-6)
+    assert proved(derivative, w, found.bound, 1e-11)
+    assert not any(proved(derivative, w, attained * (1 - less), 1e-11) for less in (1e-9, 1e-6, 1e-4))
+
+
+def test_error_bounds_of_one_product_hold_in_fractions():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6)).double()
+    block = Slopes(hinged(trace(model, (4,))))._blocks[-1]
+    u = np.random.default_rng(0).standard_normal((6, 11))
+    mid, rad = block.applied(u, np.zeros_like(u))
+    for i, j in itertools.product(range(6), range(11)):
+        base = Fraction(block.base.mid[i, j]) if j < 5 else Fraction(0)
+        exact = base + sum(Fraction(a) * Fraction(b) for a, b in zip(block.weight.mid[i], u[:, j], strict=True))
+        assert abs(exact - Fraction(mid[i, j])) <= Fraction(rad[i, j])
+    assert np.all(rad < 1e-13)
+
+
 def test_a_proof_pays_for_a_bad_factor_and_for_errors_of_the_entries(monkeypatch: pytest.MonkeyPatch):
     slopes = Slopes(hinged(trace(drawn(0, (3, 5, 5, 2), nn.ReLU(), nn.ReLU()), (3,))))
     derivative = slopes.derivative(np.zeros(10, dtype=np.int8))
