@@ -36,9 +36,9 @@ class Pairs:
             ends = [torch.from_numpy(x + side * step * direction).reshape(self.graph.input.shape) for side in (1, -1)]
             if not all(bool(torch.isfinite(end).all()) and self.domain.contains(end) for end in ends):
                 continue
-            if torch.equal(*ends):
+            if torch.equal(ends[0], ends[1]):
                 return
-            ratio = stretch(self.graph, *ends, self.norms).ratio
+            ratio = stretch(self.graph, ends[0], ends[1], self.norms).ratio
             if ratio > self.best.ratio:
                 self.best = Witness(ratio, self.norms, ends[0], ends[1])
             if ratio >= size / _HOPE:
