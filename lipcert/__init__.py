@@ -1,6 +1,7 @@
 """Lipschitz claims about torch networks: true, tight and checked."""
 
 from lipcert import certifiers, errors, nn, parametrizations
+from lipcert.branching import Bracket, exact_constant
 from lipcert.certificate import Certificate, Gain, Gains, Validity, Witness
 from lipcert.certify import certify
 from lipcert.frontends import trace_exported, trace_onnx
@@ -23,6 +24,7 @@ __all__ = [
     "L2",
     "L2_LINF",
     "LINF",
+    "Bracket",
     "Budget",
     "Certificate",
     "Gain",
@@ -39,6 +41,7 @@ __all__ = [
     "check_float64",
     "difference",
     "errors",
+    "exact_constant",
     "lower",
     "lowers",
     "margins",
