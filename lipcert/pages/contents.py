@@ -74,8 +74,7 @@ def certificate_page(
         origin: Where the certificate lies, for the command that checks it.
 
     Raises:
-        InvalidInput: If the certificate is about another network, or the pair is equal or of another shape.
-        NotFinite: If the pair is not finite.
+        InvalidInput: If the certificate is about another network, or the pair is equal, not finite or of another shape.
 
     Example:
         >>> from torch import nn

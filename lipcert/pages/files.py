@@ -41,7 +41,6 @@ def write_pages(
     Raises:
         InvalidInput: If the certificate is about another network, the pair is none for it or has no page to be on, or
             matplotlib is missing where there are pictures.
-        NotFinite: If the pair is not finite.
     """
     wanted: list[tuple[Path, Callable[[Page], str]]] = []
     wanted += [] if html is None else [(html, html_page)]

@@ -69,9 +69,10 @@ def measured(graph: Graph, x: Tensor, y: Tensor, norms: Norms) -> Measured:
     """The difference quotient of two inputs, exactly or as an enclosure, where exact arithmetic reaches it.
 
     Raises:
-        InvalidInput: If the inputs are equal, or not of the network's shape.
-        NotFinite: If they are not finite.
+        InvalidInput: If the inputs are equal, not finite, or not of the network's shape.
     """
+    if not bool(torch.isfinite(x).all() and torch.isfinite(y).all()):
+        raise InvalidInput("a pair with NaN or infinite entries has no difference quotient; give finite inputs.")
     try:
         found, refused = stretch(graph, x, y, norms), ""
     except (UnsupportedOperation, BudgetExceeded) as reason:
