@@ -269,7 +269,7 @@ def test_inputs_of_every_shape_are_drawn(shape: tuple[int, ...]):
 
 def test_names_in_a_picture_are_neither_mathematics_nor_missing_letters():
     values = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    spectrum = Spectrum("$\\frac$ \u5c64 \u202e " + 60 * "x", (2, 2), values)
+    spectrum = Spectrum("$\\frac$ \u5c64 \u202e " + 20 * "x", (2, 2), values)
     assert histograms([spectrum, replace(spectrum, values=0.0 * values)]).startswith(b"\x89PNG")
 
 
@@ -364,6 +364,15 @@ def test_a_pair_without_a_page_and_a_page_without_a_folder_are_usage_errors(file
         result = show("cert.json", *options)
         assert result.exit_code == 2
         assert options[-1].split("/")[0] in result.stderr
+
+
+def test_a_page_that_cannot_be_written_whole_is_not_written(files: Path, monkeypatch: pytest.MonkeyPatch):
+    Path("out.md").write_text("old")
+    monkeypatch.setattr("lipcert.pages.files.markdown_page", lambda page: 10000 * "x" + "\ud800")
+    before = {path.name for path in files.iterdir()}
+    assert show("cert.json", "--markdown", "out.md").exit_code != 0
+    assert Path("out.md").read_text() == "old"
+    assert {path.name for path in files.iterdir()} == before
 
 
 def test_a_page_without_matplotlib_is_refused_and_markdown_is_not(files: Path, monkeypatch: pytest.MonkeyPatch):

@@ -47,9 +47,7 @@ def _block(block: Block) -> str:
         case Formula(text) | Warn(text):
             return f"> {_text(text)}"
         case Command(text):
-            line = visible(text)
-            fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", line)), default=0))
-            return f"{fence}sh\n{line}\n{fence}"
+            return f"```sh\n{visible(text)}\n```"  # one line, which does not begin with a fence
         case Facts(rows):
             return _table(("", ""), rows, frozenset())
         case Grid(headers, rows, numbers):
