@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,17 +14,14 @@ from lipcert.errors import InvalidInput
 from lipcert.pages.document import visible
 from lipcert.pages.spectra import Spectrum
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 CHANNELS = 16
 """Channels of an image that are shown side by side."""
 
 BINS = 30
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure.
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of matplotlib, which is not imported before.
 
     Raises:
         InvalidInput: If matplotlib is missing.
@@ -65,7 +62,7 @@ def side_by_side(x: Tensor, y: Tensor) -> bytes:
     return _images(x, y) if image else _curves(x.flatten(), y.flatten())
 
 
-def png(figure: Figure) -> bytes:
+def png(figure: Any) -> bytes:
     """The figure as a PNG file, without the name and version of who drew it."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
