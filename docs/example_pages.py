@@ -67,8 +67,8 @@ def example_page(source: str, name: str) -> str:
 
 
 def write_scripts(examples: Path, scripts: Path) -> None:
-    """Copy the examples into a folder for Sphinx-Gallery; what is no longer an example goes."""
-    scripts.mkdir(parents=True, exist_ok=True)
+    """Copy the examples into a folder for Sphinx-Gallery, with one for their files; what is no example any more goes."""
+    (scripts / "out").mkdir(parents=True, exist_ok=True)
     texts = {path.name: example_page(path.read_text(), path.name) for path in sorted(examples.glob("[a-z]*.py"))}
     texts["GALLERY_HEADER.rst"] = HEADER
     for path in scripts.glob("*.*"):

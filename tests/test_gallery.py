@@ -82,4 +82,4 @@ def test_scripts_of_examples_that_are_gone_go(tmp_path: Path):
     pages.write_scripts(examples, scripts)
     (examples / "one.py").unlink()
     pages.write_scripts(examples, scripts)
-    assert sorted(path.name for path in scripts.iterdir()) == ["GALLERY_HEADER.rst", "two.py"]
+    assert sorted(path.name for path in scripts.iterdir()) == ["GALLERY_HEADER.rst", "out", "two.py"]
