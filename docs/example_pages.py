@@ -67,7 +67,7 @@ def example_page(source: str, name: str) -> str:
 
 
 def write_scripts(examples: Path, scripts: Path) -> None:
-    """Copy the examples into a folder for Sphinx-Gallery, with one for their files; what is no example any more goes."""
+    """Copy the examples into a folder for Sphinx-Gallery, with one for their files; scripts of others go."""
     (scripts / "out").mkdir(parents=True, exist_ok=True)
     texts = {path.name: example_page(path.read_text(), path.name) for path in sorted(examples.glob("[a-z]*.py"))}
     texts["GALLERY_HEADER.rst"] = HEADER
