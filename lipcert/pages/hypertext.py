@@ -31,7 +31,10 @@ p { margin: .6rem 0; max-width: 46rem; }
 table { border-collapse: collapse; margin: .8rem 0; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { color: var(--soft); font-weight: 600; }
-td.number, th.number { text-align: right; white-space: nowrap; }
+td.number, th.number { text-align: right; }
+td.number { white-space: nowrap; }
+.wide table { overflow-wrap: break-word; }
+.wide td { min-width: 4rem; max-width: 24rem; }
 table.facts th { white-space: nowrap; }
 pre { padding: .7rem 1rem; background: var(--back); border-radius: .4rem; overflow-x: auto; font-size: .9rem;
   overflow-wrap: normal; }
