@@ -63,7 +63,7 @@ mutants: $(VENV)/.installed
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m benchmarks.mutants
 
 clean:
-	rm -rf $(VENV) build dist docs/_build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build docs/gallery .pytest_cache .ruff_cache .hypothesis
 	find lipcert tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/uv:

@@ -40,6 +40,8 @@ from lipcert.errors import CheckFailed, InvalidInput
 from lipcert.falsify import Effort, Refuted, Unknown, refute
 from lipcert.graph import Graph
 from lipcert.norms import L2, Norms
+from lipcert.pages.contents import Origin
+from lipcert.pages.files import write_pages
 from lipcert.ranks import Map, together
 from lipcert.recheck import check_float64
 from lipcert.report import (
@@ -202,19 +204,24 @@ def show(
     norms: NormsText = "l2",
     weights: Annotated[Path | None, typer.Option("--weights", help="Of a certificate; default: beside it.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the layers into this picture file.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page here, one file with pictures.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write a page here, as tables.")] = None,
+    pair: Annotated[Path | None, typer.Option("--pair", help="Two inputs for the page, .safetensors or .npz.")] = None,
     state_dict: StateDict = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what every layer contributes, from a certificate (without checking it) or from a model."""
     with answering("show", as_json):
         if what.endswith(".json"):
-            certificate = load_certificate(Path(what))
+            certificate, origin = load_certificate(Path(what)), Origin(Path(what), weights)
             graph = graph_from_document(*read_network(weights or Path(what).with_suffix(".safetensors")))
         else:
+            origin = Origin()
             graph, _ = _traced(what, input_shape, state_dict)
             with working("bounding"):
                 certificate = Product()(graph, Norms.parse(norms))
         layers = [asdict(row) for row in layer_rows(graph, certificate)]
+        files = write_pages(graph, certificate, html=html, markdown=markdown, pair=pair, origin=origin)
         if plot is not None:
             with replacing(plot) as temporary:
                 plot_layers(graph, certificate, temporary)
@@ -222,7 +229,7 @@ def show(
             **claim(certificate),
             "assumptions": list(assumptions(graph)),
             "layers": layers,
-            "files": [] if plot is None else [str(plot)],
+            "files": [str(file) for file in [*files, *([] if plot is None else [plot])]],
         }
         if as_json:
             finish("show", "SHOWN", fields, "", as_json, Status.YES)

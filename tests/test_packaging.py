@@ -1,8 +1,10 @@
 """What a user meets first: version, types, the README's code, the commands it names, the pages it links."""
 
 import re
+import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -26,8 +28,10 @@ def test_the_version_is_a_number_and_the_package_is_typed():
 
 
 @pytest.mark.parametrize("name", WITH_CODE)
-def test_the_code_in_a_page_runs_from_top_to_bottom(name: str):
-    exec(compile("\n".join(blocks(name, "python")), name, "exec"), {"__name__": "page"})
+def test_the_code_in_a_page_runs_from_top_to_bottom(name: str, monkeypatch: pytest.MonkeyPatch):
+    page = ModuleType("page")  # a module that can be imported, as a script is: what is pickled is found by name
+    monkeypatch.setitem(sys.modules, "page", page)
+    exec(compile("\n".join(blocks(name, "python")), name, "exec"), vars(page))
 
 
 def test_the_readme_shows_what_its_code_prints(capsys: pytest.CaptureFixture[str]):
@@ -48,6 +52,12 @@ def test_make_commands_that_are_named_exist(name: str):
     assert named <= targets
     expected = "demo test test-all lint types docs bench-norms bench-parametrizations bench-lipsdp clean"
     assert set(expected.split()) <= targets
+
+
+def test_every_benchmark_is_on_the_page_of_benchmarks():
+    targets = re.findall(r"^(bench-[a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert targets
+    assert [target for target in targets if f"`make {target}`" not in PAGES["benchmarks.md"].read_text()] == []
 
 
 def test_every_page_is_in_the_table_of_contents():
