@@ -1,11 +1,11 @@
-"""A coupling flow has no Lipschitz constant, except where you use it
-====================================================================
+"""Where does a coupling flow have a Lipschitz constant?
+======================================================
 
-An affine coupling block maps (a, b) to (a, b exp(s(a)) + t(a)). Its Jacobian contains b times the slope of exp(s), which
-grows with b, so no number bounds it everywhere; a number printed for it is false far enough out. lipcert refuses it with
-that reason, and bounds the flow on a box that you name, in both directions: forward on the box, and the inverse on the
-smallest box around everything that the flow makes of it. Together they say how much distances can grow and shrink:
-1 / Lip(inverse) <= |f(x) - f(y)| / |x - y| <= Lip(f) for all x, y in the box.
+Nowhere as a whole. An affine coupling block maps (a, b) to (a, b exp(s(a)) + t(a)). Its Jacobian contains b times the
+slope of exp(s), which grows with b, so a number printed for all inputs is false far enough out. lipcert refuses it with
+that reason, and bounds the flow on a box that you name, in both directions: forward on the box, and the inverse on a
+box around everything that the flow makes of it. Together they say how much distances can grow and shrink:
+1 / Lip(inverse) <= ``|f(x) - f(y)| / |x - y|`` <= Lip(f) for all x, y in the box.
 
 A small flow is trained on two moons. Singular values of its Jacobian, sampled in the box, have to lie between the two
 numbers. Run it as ``python examples/coupling_flow.py``.

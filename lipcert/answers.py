@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from enum import IntEnum
 from pathlib import Path
@@ -145,6 +145,23 @@ def write_pair(verdict: Refuted | Unknown, out: Path) -> list[Path]:
     with replacing(arrays.with_suffix(".py")) as temporary:
         temporary.write_text(source)
     return [arrays, arrays.with_suffix(".py")]
+
+
+def written_as(folder: Path, checkpoints: Sequence[str]) -> list[Path]:
+    """Where the certificates of several checkpoints go: called as these, in one folder.
+
+    Raises:
+        InvalidInput: If there is no such folder, two would be one file, or a checkpoint would be overwritten.
+    """
+    if not folder.is_dir():
+        raise InvalidInput(f"with several --state-dict, --out is a folder that exists; `{folder}` is none.")
+    files = [folder / f"{Path(name).stem}.json" for name in checkpoints]
+    weights = {path.with_suffix(".safetensors").resolve() for path in files}
+    if len(weights) < len(files):
+        raise InvalidInput(f"two of {list(checkpoints)} have one name, and so would their certificates; rename one.")
+    if lost := [name for name in checkpoints if Path(name).resolve() in weights]:
+        raise InvalidInput(f"certificates in `{folder}` would overwrite {lost}; name another folder.")
+    return files
 
 
 def claim(certificate: Certificate) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from lipcert.answers import (
     tell,
     working,
     write_pair,
+    written_as,
 )
 from lipcert.certificate import Certificate, Validity
 from lipcert.certifiers import Auto, Certifier, FourierLipSDP, LipSDP, Product, certify_on
@@ -347,7 +348,7 @@ def _one(asked: _Question, weights: Path | None, out: Path | None, over: Map) ->
 def _each(asked: _Question, checkpoints: Sequence[Path | None], out: Path | None, over: Map) -> list[_Answer]:
     """The answers about several checkpoints, dealt out whole. The first rank writes, after all are bounded."""
     names = [str(path) for path in checkpoints]
-    files = None if out is None else over(lambda folder: _files(folder, names), [out])[0]
+    files = None if out is None else over(lambda folder: written_as(folder, names), [out])[0]
     about = f"checkpoints {names} of {asked}"
     answers = over(lambda name: asked.bound(asked.load(Path(name)), over, state_dict=name), names, about=about)
     if files is None:
@@ -359,23 +360,6 @@ def _each(asked: _Question, checkpoints: Sequence[Path | None], out: Path | None
 
     written = over(write, [files])[0]
     return [answer.with_files(*both) for answer, *both in zip(answers, files, written, strict=True)]
-
-
-def _files(folder: Path, checkpoints: Sequence[str]) -> list[Path]:
-    """Where the certificates of several checkpoints go: called as these, in one folder.
-
-    Raises:
-        InvalidInput: If there is no such folder, two would be one file, or a checkpoint would be overwritten.
-    """
-    if not folder.is_dir():
-        raise InvalidInput(f"with several --state-dict, --out is a folder that exists; `{folder}` is none.")
-    files = [folder / f"{Path(name).stem}.json" for name in checkpoints]
-    weights = {path.with_suffix(".safetensors").resolve() for path in files}
-    if len(weights) < len(files):
-        raise InvalidInput(f"two of {list(checkpoints)} have one name, and so would their certificates; rename one.")
-    if lost := [name for name in checkpoints if Path(name).resolve() in weights]:
-        raise InvalidInput(f"certificates in `{folder}` would overwrite {lost}; name another folder.")
-    return files
 
 
 def _traced(

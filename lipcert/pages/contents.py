@@ -247,7 +247,7 @@ def _pair(pair: Measured, certificate: Certificate) -> tuple[Block, ...]:
     facts.insert(0, ("quotient", f"{stretched.ratio!r} ({how}; rounded down to a float)"))
     if not all(certificate.domain.contains(x) for x in (pair.x, pair.y)):
         said: Block = Warn(
-            f"The claim is not about this pair: it holds {certificate.domain}, and one of the two is outside."
+            f"The claim is not about this pair: it holds {certificate.domain}, and one is outside."
         )
     elif stretched.exceeds(bound):
         said = Warn(
