@@ -5,16 +5,24 @@ from __future__ import annotations
 from torch import nn
 
 from lipcert.certificate import Certificate
-from lipcert.certifiers import Auto, Certifier
+from lipcert.certifiers import Auto, Certifier, certify_on
+from lipcert.domain import Domain, WholeSpace
 from lipcert.linear import Shape
 from lipcert.norms import L2, Norms
 from lipcert.trace import trace
 
 
-def certify(model: nn.Module, input_shape: Shape, *, norms: Norms = L2, by: Certifier = Auto()) -> Certificate:  # noqa: B008
+def certify(
+    model: nn.Module,
+    input_shape: Shape,
+    *,
+    norms: Norms = L2,
+    by: Certifier = Auto(),  # noqa: B008
+    domain: Domain = WholeSpace(),  # noqa: B008
+) -> Certificate:
     r"""Bound the Lipschitz constant of a model's evaluation function, rigorously.
 
-    The certificate says: for all x, y of shape ``input_shape``, :math:`|f(x) - f(y)|_q \le bound \, |x - y|_p`,
+    The certificate says: for all x, y of the domain, :math:`|f(x) - f(y)|_q \le bound \, |x - y|_p`,
     where f is the real-valued function of the captured graph with the stored weights read as exact reals.
 
     Args:
@@ -23,6 +31,9 @@ def certify(model: nn.Module, input_shape: Shape, *, norms: Norms = L2, by: Cert
         norms: Norms on input and output. Default: ``L2`` on both.
         by: The certifier. Default: the tightest bound that about 20 seconds of solving buy, which for larger networks
             and norms other than l2 to l2 is the layerwise one.
+        domain: Where x and y are. Default: everywhere. On a `lipcert.domain.Box` or `L2Ball` the bound is at most that,
+            mostly far lower on a small one, and operations have one that are Lipschitz on a bounded domain only
+            (products, exp, layer normalisation, attention).
 
     Raises:
         UnsupportedOperation: If an operation is not covered; the message names its module path.
@@ -35,4 +46,5 @@ def certify(model: nn.Module, input_shape: Shape, *, norms: Norms = L2, by: Cert
         >>> certificate.bound, certificate.validity.name
         (1.0, 'RIGOROUS')
     """
-    return by(trace(model, tuple(input_shape)), norms)
+    shape = tuple(input_shape)
+    return certify_on(trace(model, shape, domain), domain, norms, by)

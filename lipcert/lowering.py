@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lipcert.domain import Domain, WholeSpace
 from lipcert.errors import InvalidInput, NotFinite, UnsupportedOperation
 from lipcert.graph import Activation, Add, Affine, Concat, Graph, Input, Node, Opaque, sources
 from lipcert.linear import Adjoint, Conv, Dense, Diagonal, LinearMap, Shape
@@ -37,10 +38,11 @@ _HARMLESS = frozenset(
 
 @dataclass
 class Recorder:
-    """Collects the nodes of one lowering; ``path`` is where in the user's model we are."""
+    """Collects the nodes of one lowering: ``path`` is where in the user's model we are, ``domain`` what it is for."""
 
     nodes: list[Node] = field(default_factory=list)
     path: str = ""
+    domain: Domain = WholeSpace()  # noqa: RUF009  (a frozen value)
 
     def fresh(self) -> str:
         """A name not used yet, made from the current path."""
@@ -87,6 +89,11 @@ class Value:
     def path(self) -> str:
         """Where in the user's model lowering is now, for error messages."""
         return self.recorder.path
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether the claim is about all inputs, so that what is Lipschitz on a bounded domain only is refused."""
+        return isinstance(self.recorder.domain, WholeSpace)
 
 
 def lowers(*targets: Target) -> Callable[[Rule], Rule]:

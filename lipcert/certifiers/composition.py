@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import assert_never
 
 from lipcert.certificate import Block, Gain
-from lipcert.errors import InvalidInput, NotFinite, UnsupportedOperation
+from lipcert.errors import InvalidInput, NotFinite, NotLipschitz, UnsupportedOperation
 from lipcert.graph import Activation, Add, Affine, Concat, Graph, Input, Node, Opaque, sources
 from lipcert.kernel.rounding import round_up
 from lipcert.norms import L2, SUPPORTED, Norms, require_supported
@@ -140,6 +140,12 @@ def _opaque_bound(node: Opaque, own: Mapping[Norms, float], before: Bounds, pair
     ]
     if not routes:
         known = ", ".join(str(norms) for norms in own)
+        if not own:
+            raise NotLipschitz(
+                f"`{node.name}` ({node.function}) has no Lipschitz constant on the whole space. Bound the network on a "
+                f"domain: certify(model, shape, domain=...).",
+                path=node.name,
+            )
         raise UnsupportedOperation(
             f"`{node.name}` ({node.function}) has no Lipschitz constant in {pair}; it has one in {known}. "
             f"Certify in one of those.",

@@ -1,7 +1,7 @@
 """Claims on a part of the input space: what values can occur there, and the network that is left of it. Floor 2."""
 
-from lipcert.regions.propagate import propagated
+from lipcert.regions.propagate import propagated, require_ranges
 from lipcert.regions.range import Range
 from lipcert.regions.restrict import restricted
 
-__all__ = ["Range", "propagated", "restricted"]
+__all__ = ["Range", "propagated", "require_ranges", "restricted"]

@@ -22,6 +22,7 @@ from lipcert.regions.functions import LIBRARY, TABLE, values_on
 from lipcert.regions.range import SMALLEST, Range, around, hull, unbounded
 
 PRODUCT, MATMUL, LAYER_NORM = "product", "matmul", "layer_norm"
+DECLARED = "declared:on a domain"
 
 
 def joint_values(node: Opaque, x: Range) -> Range:
@@ -93,7 +94,7 @@ def _product(node: Opaque, x: Range) -> list[Node]:
         name = f"{node.name}/{side}"
         picked = Affine(f"{name}/half", node.source, Selection(index[place], tuple(x.low.shape)), None)
         slope = other.low.clone(), other.high.clone()
-        nodes += [picked, Activation(name, picked.name, node.shape, "factor", {}, slope, _unreachable)]
+        nodes += [picked, Activation(name, picked.name, node.shape, DECLARED, {}, slope, _unreachable)]
     return [*nodes, Add(node.name, (f"{node.name}/left", f"{node.name}/right"), node.shape)]
 
 
@@ -133,7 +134,7 @@ def _matmul(node: Opaque, x: Range) -> list[Node]:
         index = torch.arange(*ends).reshape(shape)
         picked = Affine(f"{name}/part", node.source, Selection(index, tuple(x.low.shape)), None)
         gain = {L2: _spectral(other.magnitude)}
-        nodes += [picked, Opaque(name, picked.name, node.shape, "factor", {}, gain, _unreachable)]
+        nodes += [picked, Opaque(name, picked.name, node.shape, DECLARED, {}, gain, _unreachable)]
     return [*nodes, Add(node.name, (f"{node.name}/left", f"{node.name}/right"), node.shape)]
 
 
@@ -168,7 +169,7 @@ def _normalised(node: Opaque, x: Range) -> list[Node] | None:
     if not least > 0.0:
         return None
     gain = round_up(Fraction(1.0 / math.sqrt(least)) * (1 + Fraction(1, 2**48)))
-    return [replace(node, function="factor", parameters={}, gains={L2: gain})]
+    return [replace(node, function=DECLARED, parameters={}, gains={L2: gain})]
 
 
 def _unreachable(x: Tensor) -> Tensor:

@@ -12,15 +12,16 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import assert_never
 
 import torch
 
 from lipcert.domain import Domain, limits
+from lipcert.errors import CheckFailed
 from lipcert.graph import Activation, Add, Affine, Concat, Graph, Input, Node, Opaque
 from lipcert.regions.backward import WORK, backward, work
-from lipcert.regions.functions import TABLE, slopes_on, values_on
+from lipcert.regions.functions import slopes_on, values_on
 from lipcert.regions.joint import joint_values
 from lipcert.regions.range import Range, added, mapped
 
@@ -47,6 +48,44 @@ def propagated(graph: Graph, domain: Domain, largest: int = WORK) -> tuple[Range
         >>> [round(end, 6) for end in stated["0"].low.tolist() + stated["0"].high.tolist()]
         [-1.0, -1.0, 2.0, 2.0]
     """
+    return _walked(graph, domain, largest, lambda name, read: read.stated() if read.bounded else None)
+
+
+def require_ranges(graph: Graph, domain: Domain, claimed: Mapping[str, Range]) -> None:
+    """Prove ranges again, each from the domain and those before it, by what `propagated` does.
+
+    Args:
+        graph: The network.
+        domain: Where the input is.
+        claimed: Of nonlinear nodes, what they are said to read.
+
+    Raises:
+        CheckFailed: If a range is not proven, naming the node and both ranges.
+    """
+    strange = claimed.keys() - {node.name for node in graph if isinstance(node, Activation | Opaque)}
+    if strange:
+        raise CheckFailed(f"ranges of {sorted(strange)[:5]}, which are no nonlinear nodes of this network.")
+
+    def state(name: str, read: Range) -> Range | None:
+        said = claimed.get(name)
+        if said is None:
+            return None
+        outside = (read.low < said.low) | (read.high > said.high)
+        if said.low.shape != read.low.shape or bool(outside.any()):
+            raise CheckFailed(
+                f"`{name}` is said to read numbers between {float(said.low.min())!r} and {float(said.high.max())!r}; "
+                f"{int(outside.sum())} of its {outside.numel()} entries are proven in wider ranges only, altogether "
+                f"between {float(read.low.min())!r} and {float(read.high.max())!r}."
+            )
+        return said
+
+    _walked(graph, domain, WORK, state)
+
+
+def _walked(
+    graph: Graph, domain: Domain, largest: int, state: Callable[[str, Range], Range | None]
+) -> tuple[Ranges, Ranges]:
+    """Bound the nodes in order; ``state`` is shown what a nonlinear node reads and says what goes on from there."""
     low, high = limits(domain, graph.input.shape)
     found: Ranges = {graph.input.name: Range(low, high)}
     stated: Ranges = {}
@@ -55,8 +94,9 @@ def propagated(graph: Graph, domain: Domain, largest: int = WORK) -> tuple[Range
             read = found[node.source]
             if read.bounded and 0 < work(graph, node.source) <= largest:
                 read = read.within(backward(graph, domain, node.source, found, stated))
-            if read.bounded:
-                stated[node.name] = found[node.source] = read.stated()
+            said = state(node.name, read)
+            if said is not None:
+                stated[node.name] = found[node.source] = said
         found[node.name] = _forward(node, found, stated)
     return stated, found
 

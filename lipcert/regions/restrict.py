@@ -13,7 +13,7 @@ import torch
 from lipcert.errors import InvalidInput, NotLipschitz
 from lipcert.graph import Activation, Graph, Node, Opaque
 from lipcert.regions.functions import LOCAL, TABLE
-from lipcert.regions.joint import replaced
+from lipcert.regions.joint import DECLARED, replaced
 from lipcert.regions.propagate import slopes
 from lipcert.regions.range import Range
 
@@ -43,7 +43,8 @@ def restricted(graph: Graph, stated: Mapping[str, Range]) -> Graph:
 def _restricted(node: Node, read: Range | None) -> Iterator[Node]:
     if isinstance(node, Activation) and read is not None:
         found = slopes(node, read)
-        yield replace(node, slope=(found.low, found.high))
+        # A name outside the checker's table: its slopes are those of the range, which is proved apart.
+        yield replace(node, function=DECLARED, parameters={}, slope=(found.low, found.high))
     elif isinstance(node, Opaque) and not node.gains:
         yield from _with_constants(node, read)
     else:
@@ -60,7 +61,7 @@ def _with_constants(node: Opaque, read: Range | None) -> Iterator[Node]:
     if node.function in LOCAL:
         found = TABLE[node.function].slopes(read, {})
         if found.bounded:
-            yield Activation(node.name, node.source, node.shape, node.function, {}, (found.low, found.high), node.call)
+            yield Activation(node.name, node.source, node.shape, DECLARED, {}, (found.low, found.high), node.call)
             return
     nodes = None if node.function in LOCAL else replaced(node, read)
     if nodes is None:

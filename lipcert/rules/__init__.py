@@ -3,6 +3,7 @@
 from lipcert.rules import (
     activations,
     arithmetic,
+    bounded,
     convolution,
     linear,
     nonlinear,
@@ -16,6 +17,7 @@ from lipcert.rules import (
 __all__ = [
     "activations",
     "arithmetic",
+    "bounded",
     "convolution",
     "linear",
     "nonlinear",

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from lipcert.errors import NotLipschitz, UnsupportedOperation
 from lipcert.linear import Diagonal, Reshape
-from lipcert.lowering import Value, activation, affine, lowers, require_finite
+from lipcert.lowering import Value, activation, affine, lower, lowers, require_finite
 from lipcert.lowering import add as record_sum
+from lipcert.rules.bounded import product
 from lipcert.rules.structure import broadcast, expanded
 
 EPSILON = 2.0**-50
@@ -126,13 +127,9 @@ def pos(input: Value) -> Value:
 
 @lowers(operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply")
 def mul(input: Value | Constant, other: Value | Constant) -> Value:
-    """A product with a constant; a product of two values is not Lipschitz."""
+    """A product with a constant; one of two values is Lipschitz on a bounded domain only."""
     if isinstance(input, Value) and isinstance(other, Value):
-        raise NotLipschitz(
-            f"`{input.path}` multiplies two tensors that both depend on the input; on an unbounded domain a product "
-            f"has no Lipschitz constant. Replace the gate or attention by a sum or a fixed weight.",
-            path=input.path,
-        )
+        return product(input, other)
     value, factor = (input, other) if isinstance(input, Value) else (other, input)
     assert isinstance(value, Value)
     return scaled(value, factor)
@@ -142,6 +139,8 @@ def mul(input: Value | Constant, other: Value | Constant) -> Value:
 def div(input: Value | Constant, other: Value | Constant, *, rounding_mode: None = None) -> Value:
     """A quotient by a constant: multiplication where the reciprocal is exact, else rounded outward and contracted."""
     path = input.path if isinstance(input, Value) else other.path if isinstance(other, Value) else ""
+    if isinstance(other, Value) and not other.everywhere and rounding_mode is None:
+        return mul(input, lower(torch.reciprocal, other))
     if isinstance(other, Value) or not isinstance(input, Value):
         raise NotLipschitz(
             f"`{path}` divides by a tensor that depends on the input; near zero a quotient has no Lipschitz constant. "

@@ -7,9 +7,10 @@ import operator
 import torch
 from torch import Tensor, nn
 
-from lipcert.errors import InvalidInput, NotLipschitz, UnsupportedOperation
+from lipcert.errors import InvalidInput, UnsupportedOperation
 from lipcert.linear import Dense
 from lipcert.lowering import Value, affine, lowers
+from lipcert.rules.bounded import matrix_product
 from lipcert.rules.structure import rearrange, reshaped
 
 
@@ -34,11 +35,7 @@ def linear_module(module: nn.Linear, input: Value) -> Value:
 def matmul(input: Value | Tensor, other: Value | Tensor) -> Value:
     """A product with a constant matrix, on either side."""
     if isinstance(input, Value) and isinstance(other, Value):
-        raise NotLipschitz(
-            f"`{input.path}` multiplies two tensors that both depend on the input; on an unbounded domain that has no "
-            f"Lipschitz constant. Attention of this kind can be replaced by a fixed or L2-distance form.",
-            path=input.path,
-        )
+        return matrix_product(input, other)
     if isinstance(input, Value):
         assert isinstance(other, Tensor)
         return _from_the_right(input, other)

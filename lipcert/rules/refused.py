@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lipcert.errors import NotLipschitz, UnsupportedOperation
 from lipcert.lowering import Target, Value, lowers
 
-BOUNDED_ONLY = "is Lipschitz only on a bounded domain; domains are not supported yet"
+BOUNDED_ONLY = "is Lipschitz only on a bounded domain, and no rule bounds it there"
 _DISCONTINUOUS = "is not continuous, so it has no Lipschitz constant"
 
 
@@ -43,30 +43,37 @@ def _both(names: str) -> list[Target]:
     return found
 
 
+def _in_place(names: str) -> list[Target]:
+    """The spellings of these names that write into their input."""
+    return [target for target in _both(names) if (target if isinstance(target, str) else target.__name__)[-1] == "_"]
+
+
 _refuse(
     NotLipschitz,
     "grows faster than linearly, so it has no Lipschitz constant on the whole space; bound its input first, for "
     "example by torch.tanh, and register a rule for the pair",
-    *_both("exp exp2 expm1 square pow sinh cosh float_power"),
-    *(operator.pow, operator.ipow),
+    *_both("exp2 sinh cosh float_power"),
+    *_in_place("exp expm1 square pow"),
+    operator.ipow,
 )
 _refuse(
     NotLipschitz,
     "has an unbounded slope near the edge of its domain, so it has no Lipschitz constant; keep its input away from "
     "there and register a rule for the pair",
-    *_both("sqrt rsqrt log log2 log10 log1p reciprocal acos asin atanh acosh tan logit"),
+    *_both("log2 log10 log1p acos asin atanh acosh tan logit"),
+    *_in_place("sqrt rsqrt log reciprocal"),
 )
 _refuse(
     NotLipschitz,
     "multiplies parts of its input with each other; on an unbounded domain a product has no Lipschitz constant. "
     "Replace the gate by an activation such as MaxMin",
-    *(nn.GLU, F.glu, nn.Bilinear, F.bilinear, torch.bmm, "bmm", torch.baddbmm, torch.outer, torch.dot, torch.prod),
+    *(nn.Bilinear, F.bilinear, torch.baddbmm, torch.outer, torch.dot, torch.prod),
     *("prod", torch.cumprod, "cumprod", torch.cross, torch.inner),
 )
 _refuse(
     NotLipschitz,
     BOUNDED_ONLY + ". Use batch normalisation, or a fixed scale",
-    *(nn.LayerNorm, F.layer_norm, torch.layer_norm, nn.GroupNorm, F.group_norm, torch.group_norm),
+    *(nn.GroupNorm, F.group_norm, torch.group_norm),
     *(nn.RMSNorm, F.rms_norm, torch.rms_norm, nn.LocalResponseNorm, F.local_response_norm, nn.CrossMapLRN2d),
     *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, F.instance_norm, torch.instance_norm),
     *(F.normalize, nn.CosineSimilarity, torch.cosine_similarity, *_both("var std"), torch.var_mean, torch.std_mean),
@@ -74,7 +81,7 @@ _refuse(
 _refuse(
     NotLipschitz,
     BOUNDED_ONLY + ": attention multiplies queries and keys that both depend on the input",
-    *(nn.MultiheadAttention, F.multi_head_attention_forward, F.scaled_dot_product_attention, nn.Transformer),
+    *(nn.MultiheadAttention, F.multi_head_attention_forward, nn.Transformer),
     *(nn.TransformerEncoder, nn.TransformerDecoder, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer),
 )
 _refuse(

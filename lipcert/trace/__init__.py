@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert import rules as _rules  # noqa: F401  (registers the built-in rules)
+from lipcert.domain import Domain, WholeSpace
 from lipcert.errors import UnsupportedOperation
 from lipcert.freeze import evaluation_copy, materialise, promote, unchanged_randomness
 from lipcert.graph import Graph
@@ -30,7 +31,7 @@ __all__ = ["trace"]
 _FORMAT = re.compile(r"torch\.b?float\d+")
 
 
-def trace(model: nn.Module, input_shape: Shape) -> Graph:
+def trace(model: nn.Module, input_shape: Shape, domain: Domain = WholeSpace()) -> Graph:  # noqa: B008
     """Capture the evaluation function of a model as a graph over its exact weights.
 
     Every operation is covered by a rule or refused by name; afterwards the graph is replayed against the model on
@@ -40,6 +41,8 @@ def trace(model: nn.Module, input_shape: Shape) -> Graph:
         model: A module whose forward takes one tensor ``(N, *input_shape)`` and returns one ``(N, ...)``. A single
             layer is a model too. The model is not changed.
         input_shape: Shape of one sample, without the batch dimension.
+        domain: What the claim will be about. On a box or a ball operations are covered that are Lipschitz on a bounded
+            domain only: products, exp, layer normalisation, attention. Bound such a graph by `certify_on`.
 
     Raises:
         UnsupportedOperation: If an operation has no rule, or recording cannot be faithful (hooks, training mode,
@@ -57,12 +60,12 @@ def trace(model: nn.Module, input_shape: Shape) -> Graph:
     own = materialise(model)
     frozen = promote(copy.deepcopy(own), torch.device("cpu"))
     with unchanged_randomness(), torch.no_grad():
-        recording = record(copy.deepcopy(frozen), shape)
+        recording = record(copy.deepcopy(frozen), shape, domain)
         graph = _lower(recording)
-        require_reproduction(graph, frozen, own, evaluation_copy(model))
-        _require_same_in_own_dtype(recording, copy.deepcopy(own), shape)
+        require_reproduction(graph, frozen, own, evaluation_copy(model), domain)
+        _require_same_in_own_dtype(recording, copy.deepcopy(own), shape, domain)
         if any(module.training for module in model.modules()):
-            _require_same_in_training(recording, model, copy.deepcopy(frozen), shape)
+            _require_same_in_training(recording, model, copy.deepcopy(frozen), shape, domain)
     return graph
 
 
@@ -79,11 +82,13 @@ def _lower(recording: Recording) -> Graph:
     return interpreter.recorder.graph(value)
 
 
-def _require_same_in_training(recording: Recording, model: nn.Module, frozen: nn.Module, shape: Shape) -> None:
+def _require_same_in_training(
+    recording: Recording, model: nn.Module, frozen: nn.Module, shape: Shape, domain: Domain
+) -> None:
     """A module's own ``forward`` may branch on ``self.training``: record it in the mode it is in, and compare."""
     for module, given in zip(frozen.modules(), _without_parametrizations(model), strict=True):
         module.training = given.training
-    other = record(frozen, shape)
+    other = record(frozen, shape, domain)
     where = _first_difference(recording, other)
     if where:
         raise UnsupportedOperation(
@@ -93,10 +98,10 @@ def _require_same_in_training(recording: Recording, model: nn.Module, frozen: nn
         )
 
 
-def _require_same_in_own_dtype(recording: Recording, own: nn.Module, shape: Shape) -> None:
+def _require_same_in_own_dtype(recording: Recording, own: nn.Module, shape: Shape, domain: Domain) -> None:
     """The float64 copy stands for the model only if no code depends on the dtype."""
     dtype = own_dtype(own)
-    where = _first_difference(recording, record(own, shape, dtype))
+    where = _first_difference(recording, record(own, shape, domain, dtype))
     if where:
         raise UnsupportedOperation(
             f"the model computes something else in {dtype} than in float64, first at `{where}`; a graph is about one "

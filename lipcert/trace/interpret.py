@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
+from lipcert.domain import Domain
 from lipcert.errors import InvalidInput, LipcertError, UnsupportedOperation
 from lipcert.linear import Shape
 from lipcert.lowering import BATCH, Recorder, Rule, Target, Value, no_rule, require_finite, rule_for, source
@@ -42,9 +43,11 @@ class Interpreter:
         recorded: How many nodes the recorder held before and after each fx node.
     """
 
-    def __init__(self, root: nn.Module, input_shape: Shape, scopes: Mapping[str, tuple[str, type]]) -> None:
+    def __init__(
+        self, root: nn.Module, input_shape: Shape, scopes: Mapping[str, tuple[str, type]], domain: Domain
+    ) -> None:
         """Start with nothing evaluated."""
-        self.recorder = Recorder()
+        self.recorder = Recorder(domain=domain)
         self.values: dict[fx.Node, Any] = {}
         self.recorded: dict[fx.Node, tuple[int, int]] = {}
         self.root = root

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from lipcert.domain import Domain
 from lipcert.errors import LipcertError, UnsupportedOperation
 from lipcert.linear import Shape
 from lipcert.lowering import rule_for
@@ -19,14 +20,14 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn
 _PROPERTIES = ("T", "mT", "data")
 
 
-def record(model: nn.Module, input_shape: Shape, dtype: torch.dtype = torch.float64) -> Recording:
-    """Record what the model does with one tensor of a dtype.
+def record(model: nn.Module, input_shape: Shape, domain: Domain, dtype: torch.dtype = torch.float64) -> Recording:
+    """Record what the model does with one tensor of a dtype, somewhere in a domain.
 
     Raises:
         UnsupportedOperation: If its forward needs values, not only tensors; names the module.
     """
     root = _Call(model)
-    recording = Recording(root, input_shape, dtype)
+    recording = Recording(root, input_shape, domain, dtype)
     try:
         recording.trace(root)
     except LipcertError:
@@ -58,12 +59,12 @@ class Recording(fx.Tracer):
 
     proxy_buffer_attributes = True
 
-    def __init__(self, root: _Call, input_shape: Shape, dtype: torch.dtype) -> None:
+    def __init__(self, root: _Call, input_shape: Shape, domain: Domain, dtype: torch.dtype) -> None:
         """Start with nothing recorded; ``dtype`` is what a tensor says of itself."""
         super().__init__(autowrap_modules=())  # type: ignore[arg-type]
         self.dtype = dtype
         self.node_name_to_scope = {}
-        self.interpreter = Interpreter(root, input_shape, self.node_name_to_scope)
+        self.interpreter = Interpreter(root, input_shape, self.node_name_to_scope, domain)
         self.blamed = ""
         self._paused = False
 

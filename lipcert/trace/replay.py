@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lipcert.domain import Domain, WholeSpace
 from lipcert.errors import InvalidInput, UnsupportedOperation
 from lipcert.graph import Graph
 
@@ -28,7 +29,9 @@ _LEAVES_TENSORS = frozenset(
 )
 
 
-def require_reproduction(graph: Graph, frozen: nn.Module, own: nn.Module, original: nn.Module) -> None:
+def require_reproduction(
+    graph: Graph, frozen: nn.Module, own: nn.Module, original: nn.Module, domain: Domain
+) -> None:
     """Refuse a graph that does not do what the model does.
 
     Args:
@@ -36,13 +39,14 @@ def require_reproduction(graph: Graph, frozen: nn.Module, own: nn.Module, origin
         frozen: The model, frozen in float64 on the CPU.
         own: The model, frozen in its own dtypes.
         original: A copy of the model with its parametrizations, in evaluation mode.
+        domain: Where they have to agree.
 
     Raises:
         UnsupportedOperation: Saying what disagrees.
         InvalidInput: If the model cannot be run on inputs of this shape.
     """
     before = fingerprint(frozen)
-    batches = inputs(graph)
+    batches = inputs(graph) if isinstance(domain, WholeSpace) else _inside(graph, domain)
     for x in batches:
         expected = _run(frozen, x)
         with torch.enable_grad():
@@ -137,6 +141,12 @@ def inputs(graph: Graph) -> list[Tensor]:
         x[6:7],
         -10 * x[7:8].abs(),
     ]
+
+
+def _inside(graph: Graph, domain: Domain) -> list[Tensor]:
+    """The same, inside a domain."""
+    x = domain.sample(8, graph.input.shape, torch.Generator().manual_seed(20))
+    return [x[:3], x[3:6], x[6:7], x[7:8]]
 
 
 def _run(model: nn.Module, x: Tensor) -> Tensor:
