@@ -203,7 +203,7 @@ def read_claim(text: str, **local: type) -> dict[str, Any]:
     fields = {"format": str, "network": str, "norms": str, "bound": str, "validity": str, "method": str}
     found = parse(text)
     if type(found) is dict and "domain" in found and not local:
-        raise Malformed("this certificate is about a domain: check it with check_domain.py, which stands beside this file")
+        raise Malformed("this certificate is about a domain: check it with check_domain.py, beside this file")
     claim = record(found, "the certificate", **fields, evidence=dict, **local)
     with_parts = {"blocks": list} if "blocks" in claim["evidence"] else {}
     evidence = record(claim["evidence"], "the evidence", kind=str, items=list, **with_parts)
