@@ -163,7 +163,7 @@ def verify_files(certificate: str, weights: str) -> Accept:
 def main(arguments: Sequence[str], proven: "Callable[[str, str], Accept] | None" = None) -> int:
     """Check the two files named, by `verify_files` unless given; write the verdict and return the exit status."""
     if len(arguments) != 2:
-        sys.stdout.write("usage: check.py certificate.json weights.safetensors\n")
+        sys.stdout.write(f"usage: {Path(sys.argv[0]).name} certificate.json weights.safetensors\n")
         return 2
     try:
         verdict = (proven or verify_files)(*arguments)

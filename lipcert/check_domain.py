@@ -697,8 +697,8 @@ def _scaled(factor: Fraction, ends: Ends) -> Ends:
 def exponential(x: Fraction) -> Ends:
     """Bounds of e^x; infinite beyond e^1024.
 
-    Taylor's series at ``y = x / 2^k``, at most 1/2, in units of 2^-p: y is cut by less than a unit, which changes e^y by
-    less than 2; every term is cut by less than 2 units, and those left out, the first of them below 3, sum up to less
+    Taylor's series at ``y = x / 2^k``, at most 1/2, in units of 2^-p: y is cut by less than a unit, which changes e^y
+    by less than 2; every term is cut by less than 2 units, and those left out, the first of them below 3, sum up to less
     than 4. So the sum of j terms is off by less than ``2 j + 6`` units. It is then squared k times, rounded outward.
     """
     if x > 1024:
@@ -880,7 +880,12 @@ def _joint(known: Known, x: Range | None, node: Node) -> Range | None:
         low = _over(lambda v: _logsumexp(v)[0], x.low, about, node.shape)
         return Range(low, _over(lambda v: _logsumexp(v)[1], x.high, about, node.shape))
     if function == "norm2":
-        most = _over(lambda v: sqrt_up(sum(e * e for e in v)), np.maximum(abs(x.low), abs(x.high)), about, node.shape)
+        most = _over(
+            lambda v: sqrt_up(sum((e * e for e in v), Fraction(0))),
+            np.maximum(abs(x.low), abs(x.high)),
+            about,
+            node.shape,
+        )
         return Range(_filled(node.shape, Fraction(0)), most)
     if function == "product":
         a, b = _halves(x, node)
@@ -923,7 +928,7 @@ def _over(function: Callable[[list[Fraction]], Any], end: Array, about: Any, sha
 def _logsumexp(numbers: list[Fraction]) -> Ends:
     most = max(numbers)
     ends = [exponential(number - most) for number in numbers]
-    low, high = (logarithm(sum(end[side] for end in ends)) for side in (0, 1))
+    low, high = (logarithm(sum((end[side] for end in ends), Fraction(0))) for side in (0, 1))
     return _outward(most + low[0], most + high[1])
 
 
@@ -1015,7 +1020,7 @@ def _local(known: Known, x: Range, node: Node) -> Iterator[Node]:
             yield _factor(Node("activation", name, node.shape, (f"{name}/half",)), other)
         yield replace(node, kind="add", sources=(f"{node.name}/left", f"{node.name}/right"))
     elif known.function == "matmul":
-        # A B - A' B' = (A - A') B + A' (B - B'), where a matrix has at most the norm that the moduli of its entries have
+        # A B - A' B' = (A - A') B + A' (B - B'), each with at most the norm that its entries' moduli have
         a, b = _matrices(x, known, node)
         shapes = [a.low.shape, b.low.shape]
         for (name, place), other in zip(_parts(node, "part", shapes), (b, a), strict=True):
@@ -1101,14 +1106,14 @@ def _bends(node: Node) -> np.ndarray:
 
 def _separated(node: Node, bends: np.ndarray, name: str) -> list[Node]:
     """A layer as the sum of its neurons that bend, picked and put back, and of all others, times their slopes."""
-    lower, upper = (np.array(np.broadcast_to(end, node.shape)) for end in node.ends)
-    place = np.flatnonzero(bends)
+    lower, upper = (np.array(np.broadcast_to(end, node.shape)).ravel() for end in node.ends)
+    place, shape = np.flatnonzero(bends), node.shape
     back = np.full(bends.size, -1)
     back[place] = np.arange(len(place))
-    shape, zero = node.shape, bends.reshape(node.shape)
+    ends = (lower[place], upper[place])
+    lower[place] = upper[place] = Fraction(0)
+    others = (lower.reshape(shape), upper.reshape(shape))
     out, read, fixed = f"{name} back", f"{name} read", f"{node.name} (fixed)"
-    ends = (lower.ravel()[place], upper.ravel()[place])
-    others = (np.where(zero, Fraction(0), lower), np.where(zero, Fraction(0), upper))
     return [
         Node("affine", read, place.shape, node.sources, Map("selection", shape, place.shape, place)),
         Node("activation", name, place.shape, (read,), ends=ends),

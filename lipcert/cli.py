@@ -22,8 +22,9 @@ from lipcert import solvers
 from lipcert.answers import Status, answering, claim, details, finish, number, replacing, seated, tell, working
 from lipcert.certificate import Certificate, Validity
 from lipcert.certifiers import Auto, Certifier, FourierLipSDP, LipSDP, Product
-from lipcert.check import Reject, TooLarge, verify_files
+from lipcert.check import Reject, TooLarge
 from lipcert.check import main as check_files
+from lipcert.check_domain import verify_files
 from lipcert.errors import BudgetExceeded, CheckFailed, InvalidInput, UnsupportedOperation
 from lipcert.falsify import Effort, Refuted, Unknown, refute
 from lipcert.falsify.replay import replay_source
@@ -132,7 +133,8 @@ def check(
             hint = "\n  Exact arithmetic is meant for small networks; try --float64." if unknown else ""
             verdict, status = ("UNKNOWN", Status.UNKNOWN) if unknown else ("REJECTED", Status.NO)
             finish("check", verdict, {**fields, "reason": str(reason)}, f"{reason}{hint}", as_json, status)
-        text = f"Lip(f; {proven['norms']}) <= {format_up(proven['bound'])}\n{details({**fields, **proven})}"
+        where = f" on {proven['domain']}" if "domain" in proven else ""
+        text = f"Lip(f; {proven['norms']}{where}) <= {format_up(proven['bound'])}\n{details({**fields, **proven})}"
         finish("check", "ACCEPTED", {**fields, **proven, "reason": ""}, text, as_json, Status.YES)
 
 
@@ -217,8 +219,8 @@ def main() -> None:
 
 
 def check_main() -> int:
-    """Entry point of the ``lipcert-check`` script: the stand-alone checker's own command line."""
-    return check_files(sys.argv[1:])
+    """Entry point of the ``lipcert-check`` script: the stand-alone checkers' own command line."""
+    return check_files(sys.argv[1:], verify_files)
 
 
 @dataclass(frozen=True)
@@ -378,7 +380,8 @@ def _write_pair(verdict: Refuted | Unknown, out: Path) -> list[Path]:
 
 def _check_exactly(certificate: Path, weights: Path) -> dict[str, Any]:
     accepted = verify_files(str(certificate), str(weights))
-    return {"norms": accepted.norms, **number("bound", accepted.bound), "assumptions": list(accepted.assumptions)}
+    found = {"norms": accepted.norms, **number("bound", accepted.bound), "assumptions": list(accepted.assumptions)}
+    return {**found, "domain": accepted.domain} if accepted.domain else found
 
 
 def _check_float64(certificate: Path, weights: Path) -> dict[str, Any]:
