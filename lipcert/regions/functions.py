@@ -192,6 +192,10 @@ def _anything(x: Range, parameters: Parameters) -> Range:
     return unbounded(tuple(x.low.shape))
 
 
+def _elu(x: Tensor, p: Parameters) -> Tensor:
+    return torch.where(x > 0.0, x, torch.as_tensor(p["alpha"], dtype=torch.float64) * torch.expm1(x))
+
+
 def _elu_slopes(x: Range, parameters: Parameters) -> Range:
     alpha = torch.as_tensor(parameters["alpha"], dtype=torch.float64)
     left = _monotone(lambda v, p: alpha * torch.exp(v))(Range(x.low.clamp(max=0.0), x.high.clamp(max=0.0)), {})
@@ -244,7 +248,7 @@ TABLE: dict[str, Elementwise] = {
         _monotone(lambda v, p: torch.sigmoid(float(p["beta"]) * v)),
     ),
     "log_sigmoid": Elementwise(_plain(torch.nn.functional.logsigmoid), _monotone(lambda v, p: torch.sigmoid(-v))),
-    "elu": Elementwise(lambda x, p: torch.where(x > 0.0, x, torch.as_tensor(p["alpha"]) * torch.expm1(x)), _elu_slopes),
+    "elu": Elementwise(_elu, _elu_slopes),
     "silu": Elementwise(_plain(torch.nn.functional.silu), _anything),
     "gelu": Elementwise(_plain(torch.nn.functional.gelu), _anything),
     "mish": Elementwise(_plain(torch.nn.functional.mish), _anything),
