@@ -698,8 +698,8 @@ def exponential(x: Fraction) -> Ends:
     """Bounds of e^x; infinite beyond e^1024.
 
     Taylor's series at ``y = x / 2^k``, at most 1/2, in units of 2^-p: y is cut by less than a unit, which changes e^y
-    by less than 2; every term is cut by less than 2 units, and those left out, the first of them below 3, sum up to less
-    than 4. So the sum of j terms is off by less than ``2 j + 6`` units. It is then squared k times, rounded outward.
+    by less than 2; every term is cut by less than 2 units, and those left out, the first of them below 3, sum up to
+    less than 4: the sum of j terms is off by less than ``2 j + 6`` units. It is then squared k times, rounded outward.
     """
     if x > 1024:
         return Fraction(2) ** 1024, math.inf  # type: ignore[return-value]
