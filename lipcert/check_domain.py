@@ -375,8 +375,8 @@ def _values(known: Known, read: Range | None, slopes: Range | None, node: Node) 
     """What an elementwise function makes of a range."""
     function = TABLE.get(known.function)
     found = None
-    if read is not None and read.low.shape != node.shape:
-        raise Malformed(f"{node.name} ({known.function}) makes {node.shape} of the shape {read.low.shape}")
+    if node.kind == "opaque" and (known.parameters or (read is not None and read.low.shape != node.shape)):
+        raise Malformed(f"{node.name} ({known.function}) has parameters, or does not keep the shape of what it reads")
     if function is not None and read is not None:
         parameter = _parameter(known, node.shape)
         if slopes is None and function.slopes is not None:
