@@ -54,6 +54,7 @@ class Accept:
     bound: float
     norms: str
     assumptions: tuple[str, ...]
+    domain: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +138,7 @@ def verify(
         Reject: If the claim is not proven.
         Malformed: If certificate or network is not what the format says; anything unforeseen is reported as this.
     """
-    return _guarded(
+    return guarded(
         lambda: _verify(certificate_text, document, dict(arrays), prove or prove_gain, prove_multipliers or prove_part)
     )
 
@@ -156,16 +157,16 @@ def verify_files(certificate: str, weights: str) -> Accept:
         text = Path(certificate).read_bytes().decode("utf-8")
         return _verify(text, *read_safetensors(weights), prove_gain, prove_part)
 
-    return _guarded(run)
+    return guarded(run)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Check the two files named; write the verdict and return the exit status."""
+def main(arguments: Sequence[str], proven: "Callable[[str, str], Accept] | None" = None) -> int:
+    """Check the two files named, by `verify_files` unless given; write the verdict and return the exit status."""
     if len(arguments) != 2:
-        sys.stdout.write("usage: check.py certificate.json weights.safetensors\n")
+        sys.stdout.write(f"usage: {Path(sys.argv[0]).name} certificate.json weights.safetensors\n")
         return 2
     try:
-        verdict = verify_files(*arguments)
+        verdict = (proven or verify_files)(*arguments)
     except Reject as reason:
         sys.stdout.write(f"REJECT: {reason}\n")
         return 1
@@ -173,11 +174,13 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(f"MALFORMED: {reason}\n")
         return 2
     given = "".join(f"\n  assuming {assumption}" for assumption in verdict.assumptions)
-    sys.stdout.write(f"ACCEPT: Lip(f; {verdict.norms}) <= {verdict.bound!r}{given}\n")
+    where = verdict.norms + (verdict.domain and f" on {verdict.domain}")
+    sys.stdout.write(f"ACCEPT: Lip(f; {where}) <= {verdict.bound!r}{given}\n")
     return 0
 
 
-def _guarded(run: Callable[[], Accept]) -> Accept:
+def guarded(run: Callable[[], Accept]) -> Accept:
+    """What it returns; whatever goes wrong is a refusal."""
     try:
         return run()
     except (Reject, Malformed):
@@ -189,10 +192,19 @@ def _guarded(run: Callable[[], Accept]) -> Accept:
 def _verify(
     text: str, document: Any, arrays: dict[str, np.ndarray], prove: Prover, prove_multipliers: PartProver
 ) -> Accept:
+    claim = read_claim(text)
+    return settle(claim, identified(claim, document, arrays), prove, prove_multipliers)
+
+
+def read_claim(text: str, **local: type) -> dict[str, Any]:
+    """A certificate, field for field; ``local`` are the fields that one about a domain has besides."""
     if not math.ulp(0.0) * 1.0 > 0.0:
         raise Reject("this processor flushes subnormal numbers to zero; run the check in a process that does not.")
     fields = {"format": str, "network": str, "norms": str, "bound": str, "validity": str, "method": str}
-    claim = record(parse(text), "the certificate", **fields, evidence=dict)
+    found = parse(text)
+    if type(found) is dict and "domain" in found and not local:
+        raise Malformed("this certificate is about a domain: check it with check_domain.py, beside this file")
+    claim = record(found, "the certificate", **fields, evidence=dict, **local)
     with_parts = {"blocks": list} if "blocks" in claim["evidence"] else {}
     evidence = record(claim["evidence"], "the evidence", kind=str, items=list, **with_parts)
     kind = "multipliers" if with_parts else "gains"
@@ -200,19 +212,31 @@ def _verify(
         raise Malformed(f"format {claim['format']!r}, evidence {evidence['kind']!r}, norms {claim['norms']!r}")
     if claim["validity"] not in ("RIGOROUS", "NUMERICAL", "ESTIMATE"):
         raise Malformed(f"validity {claim['validity']!r}")
-    bound = number(claim["bound"], "the bound")
+    return {**claim, "bound": number(claim["bound"], "the bound")}
+
+
+def identified(claim: dict[str, Any], document: Any, arrays: dict[str, np.ndarray]) -> Network:
+    """The network, which is the one that the claim is about."""
     document = parse(json.dumps(document, allow_nan=False))
     found = digest(document, arrays)
     if found != claim["network"]:
         raise Reject(f"the certificate is about the network {claim['network'][:100]}, this one is {found}.")
-    network = read_network(document, arrays)
+    return read_network(document, arrays)
+
+
+def settle(
+    claim: dict[str, Any], network: Network, prove: Prover, prove_multipliers: PartProver, domain: str = ""
+) -> Accept:
+    """Prove the evidence of a claim about a network, and compare what follows with the bound."""
+    evidence, bound = claim["evidence"], claim["bound"]
     proven = [prove_item(item, network, prove) for item in evidence["items"]]
     parts = [prove_block(block, network, prove_multipliers) for block in evidence.get("blocks", [])]
     total = compose(network, claim["norms"], proven, parts)
     if not total <= bound:
-        raise Reject(f"bound {float(bound)!r} ({claim['norms']}) is below {_show(total)}, which the {kind} prove.")
+        shown = f"bound {float(bound)!r} ({claim['norms']}) is below {_show(total)}"
+        raise Reject(f"{shown}, which the {evidence['kind']} prove.")
     declared = tuple(node.declared for node in network.values() if node.declared)
-    return Accept(float(bound), claim["norms"], declared)
+    return Accept(float(bound), claim["norms"], declared, domain)
 
 
 def prove_item(item: Any, network: Network, prove: Prover) -> tuple[tuple[str, ...], str, Fraction]:
@@ -604,7 +628,7 @@ def _variable(name: str, size: int) -> Signal:
 def _nearly_linear(node: Node) -> bool:
     """Whether the slopes are known within 2^-40: a factor, which needs no multipliers."""
     lower, upper = node.ends
-    return bool(np.all((upper - lower) * 2**40 <= upper))
+    return bool(np.all((upper - lower) * 2**40 <= np.maximum(upper, 0)))
 
 
 def _scaled(node: Node, signal: Signal) -> Signal:
@@ -1532,6 +1556,10 @@ def own_slope(function: str, parameters: dict[str, np.ndarray]) -> Interval:
     return bounds(parameters[name]) if bounds else tuple(map(Fraction, SLOPES[function]))
 
 
+# They have constants only where what they read is bounded: see check_domain.py, which checks their shapes, too.
+LOCAL = ("product", "matmul", "layer_norm", "exp", "square", "sqrt", "log", "reciprocal")
+
+
 def own_gains(function: str, parameters: dict[str, Any], source: tuple[int, ...], shape: tuple[int, ...]) -> Any:
     """Squares of Lipschitz constants by norm pair of a function of the table, whose output shape is checked."""
     one = Fraction(1)
@@ -1553,6 +1581,8 @@ def own_gains(function: str, parameters: dict[str, Any], source: tuple[int, ...]
         dropped = tuple(size for axis, size in enumerate(source) if axis not in axes)
         expected = kept if shape == kept else dropped
         gains = dict.fromkeys(("l2->l2",) if function == "norm2" else ("l2->l2", "l1->l1", "linf->linf"), one)
+    elif function in LOCAL:
+        expected, gains = shape, {}
     else:
         raise Malformed(f"no function `{function}`")
     if shape != expected:

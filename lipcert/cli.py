@@ -34,8 +34,9 @@ from lipcert.answers import (
 )
 from lipcert.certificate import Certificate, Validity
 from lipcert.certifiers import Auto, Certifier, FourierLipSDP, LipSDP, Product, certify_on
-from lipcert.check import Reject, TooLarge, verify_files
+from lipcert.check import Reject, TooLarge
 from lipcert.check import main as check_files
+from lipcert.check_domain import verify_files
 from lipcert.domain import Domain, WholeSpace
 from lipcert.errors import CheckFailed, InvalidInput
 from lipcert.falsify import Effort, Refuted, Unknown, refute
@@ -154,7 +155,8 @@ def check(
             hint = "\n  Exact arithmetic is meant for small networks; try --float64." if unknown else ""
             verdict, status = ("UNKNOWN", Status.UNKNOWN) if unknown else ("REJECTED", Status.NO)
             finish("check", verdict, {**fields, "reason": str(reason)}, f"{reason}{hint}", as_json, status)
-        text = f"Lip(f; {proven['norms']}) <= {format_up(proven['bound'])}\n{details({**fields, **proven})}"
+        where = f" on {proven['domain']}" if "domain" in proven else ""
+        text = f"Lip(f; {proven['norms']}{where}) <= {format_up(proven['bound'])}\n{details({**fields, **proven})}"
         finish("check", "ACCEPTED", {**fields, **proven, "reason": ""}, text, as_json, Status.YES)
 
 
@@ -244,8 +246,8 @@ def main() -> None:
 
 
 def check_main() -> int:
-    """Entry point of the ``lipcert-check`` script: the stand-alone checker's own command line."""
-    return check_files(sys.argv[1:])
+    """Entry point of the ``lipcert-check`` script: the stand-alone checkers' own command line."""
+    return check_files(sys.argv[1:], verify_files)
 
 
 @dataclass(frozen=True)
@@ -379,10 +381,12 @@ def _sandwich(model: torch.nn.Module, graph: Graph, certifier: Certifier) -> San
 
 def _check_exactly(certificate: Path, weights: Path) -> dict[str, Any]:
     accepted = verify_files(str(certificate), str(weights))
-    return {"norms": accepted.norms, **number("bound", accepted.bound), "assumptions": list(accepted.assumptions)}
+    found = {"norms": accepted.norms, **number("bound", accepted.bound), "assumptions": list(accepted.assumptions)}
+    return {**found, "domain": accepted.domain} if accepted.domain else found
 
 
 def _check_float64(certificate: Path, weights: Path) -> dict[str, Any]:
     graph = graph_from_document(*read_network(weights))
     checked = check_float64(load_certificate(certificate), graph)
-    return {"norms": str(checked.norms), **number("bound", checked.bound), "assumptions": list(assumptions(graph))}
+    found = {"norms": str(checked.norms), **number("bound", checked.bound), "assumptions": list(assumptions(graph))}
+    return found if isinstance(checked.domain, WholeSpace) else {**found, "domain": str(checked.domain)}

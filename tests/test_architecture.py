@@ -13,7 +13,7 @@ import lipcert
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lipcert"
 FLOORS = {
-    0: "errors norms domain certificate",
+    0: "errors norms domain certificate check_domain",
     1: "linear graph kernel nn reference ranks quotient",
     2: "opnorm outputs lowering freeze storage lmi solvers enclosure regions",
     3: "rules certifiers margins witness parametrizations recheck",
@@ -30,8 +30,9 @@ FILES = {
 LAZY = {"cvxpy", "flint", "hypothesis", "matplotlib", "onnx", "pytest", "scipy", "sklearn", "typer"}
 STANDARD = set(sys.stdlib_module_names)
 LINES = 400
-# One file that can be read and run by itself, by design.
-LINES_OF_THE_CHECKER = 2000
+# Files that can be read and run by themselves, the second beside the first, by design.
+CHECKERS = ("lipcert.check", "lipcert.check_domain")
+LINES_OF_A_CHECKER = 2000
 
 
 def imported(name: str, *, everywhere: bool) -> set[str]:
@@ -99,6 +100,7 @@ def test_no_certifier_reads_how_a_weight_was_made():
     ("name", "allowed"),
     [
         ("lipcert.check", {"numpy"}),
+        ("lipcert.check_domain", {"numpy", "lipcert", "check"}),
         ("lipcert.nn.activations", {"torch", "lipcert"}),
         ("lipcert.nn.pooling", {"torch", "lipcert"}),
         ("lipcert.nn.residual", {"torch", "lipcert"}),
@@ -108,6 +110,10 @@ def test_no_certifier_reads_how_a_weight_was_made():
 )
 def test_an_island_imports_nothing_but_its_few_dependencies(name: str, allowed: set[str]):
     assert {module.split(".")[0] for module in imported(name, everywhere=True)} <= STANDARD | allowed
+
+
+def test_the_checker_of_domains_imports_nothing_of_lipcert_but_the_checker():
+    assert ours("lipcert.check_domain") == {"lipcert.check"}
 
 
 def test_the_kernel_imports_only_numpy_and_errors():
@@ -138,7 +144,7 @@ def test_the_library_neither_prints_nor_asks_for_attributes_nor_filters_warnings
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_can_be_read_in_one_sitting(name: str):
     lines = FILES[name].read_text().count("\n")
-    assert lines <= (LINES_OF_THE_CHECKER if name == "lipcert.check" else LINES)
+    assert lines <= (LINES_OF_A_CHECKER if name in CHECKERS else LINES)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -173,3 +179,16 @@ def test_the_checker_runs_as_a_file_without_lipcert_or_torch():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
     assert run.stdout.strip().splitlines()[-1] == "2 []"
+
+
+def test_the_checker_of_domains_runs_as_a_file_without_lipcert_or_torch(tmp_path: Path):
+    (tmp_path / "torch.py").write_text("raise AssertionError")
+    (tmp_path / "lipcert.py").write_text("raise AssertionError")
+    run = subprocess.run(
+        [sys.executable, str(PACKAGE / "check_domain.py")],
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stderr) == (2, "")
+    assert run.stdout.startswith("usage: ")

@@ -21,6 +21,11 @@ from lipcert.regions.range import Range, around, hull, outward, unbounded
 
 LIBRARY = 2.0**-42
 
+CURVED = 2.0**-38
+"""Slopes of curved functions are widened by this, relative and absolute. Open by more than 2^-40, they all have a
+multiplier, however narrow the range: a checker, which computes slopes more closely, need not guess which have none.
+"""
+
 Parameters = Mapping[str, Any]
 
 
@@ -76,8 +81,10 @@ def values_on(function: str, parameters: Parameters, x: Range, slopes: Range) ->
     if about.bent:
         zero = torch.where((x.low < 0.0) & (x.high > 0.0), 0.0, ends.low)
         return Range(torch.minimum(ends.low, zero), torch.maximum(ends.high, zero)).within(known)
-    # Between its ends a function falls by at most its steepest descent, and rises above them by no more.
+    # Between its ends a function falls by at most its steepest descent, and rises above them by no more; a falling one
+    # stays between them.
     fall = (x.high - x.low) * slopes.low.clamp(max=0.0) * (1 + 2.0**-50)
+    fall = torch.where(slopes.high <= 0.0, 0.0, fall)
     return outward(ends.low + fall, ends.high - fall).cleared().within(known)
 
 
@@ -151,17 +158,20 @@ def _bell(derivative: Callable[[Tensor], Tensor]) -> Callable[[Range, Parameters
 
     def of(x: Range, parameters: Parameters) -> Range:
         near = torch.where((x.low <= 0.0) & (x.high >= 0.0), 0.0, torch.minimum(x.low.abs(), x.high.abs()))
-        least, most = (around(derivative(v), LIBRARY, LIBRARY) for v in (x.magnitude, near))
+        least, most = (around(derivative(v), CURVED, CURVED) for v in (x.magnitude, near))
         return Range(least.low.clamp_min(0.0), most.high)
 
     return of
 
 
-def _monotone(derivative: Callable[[Tensor, Parameters], Tensor]) -> Callable[[Range, Parameters], Range]:
-    """Of a function whose derivative rises, or falls, all along the range."""
+def _monotone(
+    derivative: Callable[[Tensor, Parameters], Tensor], least: float = -torch.inf, most: float = torch.inf
+) -> Callable[[Range, Parameters], Range]:
+    """Of a function whose derivative rises, or falls, all along the range, and is between two numbers everywhere."""
 
     def of(x: Range, parameters: Parameters) -> Range:
-        return hull(*(around(derivative(v, parameters), LIBRARY, LIBRARY) for v in (x.low, x.high)))
+        found = hull(*(around(derivative(v, parameters), CURVED, CURVED) for v in (x.low, x.high)))
+        return Range(found.low.clamp_min(least), found.high.clamp_max(most))
 
     return of
 
@@ -180,6 +190,10 @@ def _where_positive(slopes: Callable[[Range, Parameters], Range]) -> Callable[[R
 
 def _anything(x: Range, parameters: Parameters) -> Range:
     return unbounded(tuple(x.low.shape))
+
+
+def _elu(x: Tensor, p: Parameters) -> Tensor:
+    return torch.where(x > 0.0, x, torch.as_tensor(p["alpha"], dtype=torch.float64) * torch.expm1(x))
 
 
 def _elu_slopes(x: Range, parameters: Parameters) -> Range:
@@ -243,16 +257,18 @@ TABLE: dict[str, Elementwise] = {
         _monotone(lambda v, p: torch.sigmoid(float(p["beta"]) * v)),
     ),
     "log_sigmoid": Elementwise(_plain(torch.nn.functional.logsigmoid), _monotone(lambda v, p: torch.sigmoid(-v))),
-    "elu": Elementwise(lambda x, p: torch.where(x > 0.0, x, torch.as_tensor(p["alpha"]) * torch.expm1(x)), _elu_slopes),
+    "elu": Elementwise(_elu, _elu_slopes),
     "silu": Elementwise(_plain(torch.nn.functional.silu), _anything),
     "gelu": Elementwise(_plain(torch.nn.functional.gelu), _anything),
     "mish": Elementwise(_plain(torch.nn.functional.mish), _anything),
     # Of these no slope is known everywhere.
-    "exp": Elementwise(_plain(torch.exp), _monotone(lambda v, p: torch.exp(v))),
+    "exp": Elementwise(_plain(torch.exp), _monotone(lambda v, p: torch.exp(v), least=0.0)),
     "square": Elementwise(_plain(torch.square), _monotone(lambda v, p: 2.0 * v)),
-    "sqrt": Elementwise(_plain(torch.sqrt), _where_positive(_monotone(lambda v, p: 0.5 / torch.sqrt(v)))),
-    "log": Elementwise(_plain(torch.log), _where_positive(_monotone(lambda v, p: 1.0 / v))),
-    "reciprocal": Elementwise(_plain(torch.reciprocal), _where_positive(_monotone(lambda v, p: -1.0 / (v * v)))),
+    "sqrt": Elementwise(_plain(torch.sqrt), _where_positive(_monotone(lambda v, p: 0.5 / torch.sqrt(v), least=0.0))),
+    "log": Elementwise(_plain(torch.log), _where_positive(_monotone(lambda v, p: 1.0 / v, least=0.0))),
+    "reciprocal": Elementwise(
+        _plain(torch.reciprocal), _where_positive(_monotone(lambda v, p: -1.0 / (v * v), most=0.0))
+    ),
 }
 LOCAL = ("exp", "square", "sqrt", "log", "reciprocal")
 """Elementwise functions that have no slope on the whole space."""
