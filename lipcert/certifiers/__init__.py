@@ -5,6 +5,7 @@ from lipcert.certifiers.combine import Best, Certifier
 from lipcert.certifiers.fourier import FourierLipSDP
 from lipcert.certifiers.lipsdp import LipSDP, Part, Solved
 from lipcert.certifiers.product import Product
+from lipcert.certifiers.rows import RowLipSDP
 from lipcert.certifiers.split import Split
 
-__all__ = ["Auto", "Best", "Certifier", "FourierLipSDP", "LipSDP", "Part", "Product", "Solved", "Split"]
+__all__ = ["Auto", "Best", "Certifier", "FourierLipSDP", "LipSDP", "Part", "Product", "RowLipSDP", "Solved", "Split"]
