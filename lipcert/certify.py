@@ -22,7 +22,7 @@ def certify(model: nn.Module, input_shape: Shape, *, norms: Norms = L2, by: Cert
         input_shape: Shape of one sample, without the batch dimension.
         norms: Norms on input and output. Default: ``L2`` on both.
         by: The certifier. Default: the tightest bound that about 20 seconds of solving buy, which for larger networks
-            and norms other than l2 to l2 is the layerwise one.
+            and for l1 to l1 is the layerwise one.
 
     Raises:
         UnsupportedOperation: If an operation is not covered; the message names its module path.

@@ -39,8 +39,8 @@ class RowLipSDP:
     The constraint of `LipSDP` is asked for one entry :math:`y_k` at a time. From linf, :math:`\rho |\delta x|_2^2` in
     it becomes :math:`\sum_i \tau_i \delta x_i^2`, and :math:`|\delta y_k| \le (\sum_i \tau_i)^{1/2} |\delta
     x|_\infty`; the solver looks for multipliers and weights :math:`\tau \ge 0` with the least sum. From l2 the weights
-    are all the same. From l1 a bound of every entry of the input alone is one for all, so there is a small programme for
-    every pair of an entry of the output and one of the input. The bound is at most `Product`'s.
+    are all the same. From l1 a bound of every entry of the input alone is one for all, so that there is a small
+    programme for every pair of an entry of the output and one of the input. The bound is at most `Product`'s.
 
     The network is cut where `LipSDP` cuts it. From linf every part gets its programmes, if it is small enough; from l1
     and l2 the last one does, and from l2 those before it are bounded in l2.
