@@ -18,7 +18,8 @@ from lipcert.certifiers.product import Product
 from lipcert.errors import UnsupportedOperation
 from lipcert.graph import Graph
 from lipcert.kernel.rounding import round_up
-from lipcert.lmi import Multipliers, NormalForm, normal_form, prove
+from lipcert.lmi import Multipliers, NormalForm, holds, normal_form, prove
+from lipcert.lmi.elimination import graded
 from lipcert.lmi.normal_form import between, neurons
 from lipcert.lmi.rows import column, live, picked, prove_weighted, row
 from lipcert.norms import L1_LINF, L2_LINF, LINF, Norms
@@ -121,7 +122,7 @@ class RowLipSDP:
             about=f"rows of the part {ends} in {norms} of the network {graph.digest()}",
         )
         value = max(bound for bound, _, _ in found)
-        if not math.isfinite(value):
+        if not 0.0 < value < math.inf:
             return None
         rows = tuple(
             Row({name: tuple(lam.tolist()) for name, lam in multipliers.items()}, weights)
@@ -136,8 +137,8 @@ class RowLipSDP:
     def _alike(self, form: NormalForm, number: int, seconds: float) -> Found:
         """A row of the form in l2."""
         form = row(form, number)
-        if not len(live(form)):
-            return 0.0, _none(form), ()
+        if (nothing := _nothing(form)) is not None:
+            return *nothing, ()
         multipliers = solvers.Auto(gap=self.gap, seconds=seconds)(form).multipliers
         bound, proving = prove(form, multipliers, Recursion()(form).multipliers)
         return bound, _ordered(form, proving), ()
@@ -145,11 +146,11 @@ class RowLipSDP:
     def _weighted(self, form: NormalForm, number: int, seconds: float) -> Found:
         """A row of the form in linf."""
         form = row(form, number)
+        tau = torch.zeros(form.inputs, dtype=torch.float64)
+        if (nothing := _nothing(form)) is not None:
+            return *nothing, tuple(tau.tolist())
         moving = live(form)
         small = picked(form, moving)
-        tau = torch.zeros(form.inputs, dtype=torch.float64)
-        if not len(moving):
-            return 0.0, _none(form), tuple(tau.tolist())
         solution, weights = InteriorPoint(self.gap, seconds=seconds).weighted(small)
         found, proving = prove_weighted(small, solution.multipliers, weights, Recursion()(small).multipliers)
         if found is None:
@@ -169,8 +170,15 @@ def _size(graph: Graph, ends: Ends) -> int:
     return math.prod(graph[ends[0]].shape) + sum(map(neurons, between(graph, *ends)))
 
 
-def _none(form: NormalForm) -> Mapping[str, Tensor]:
-    return {layer.name: torch.zeros(layer.count, dtype=torch.float64) for layer in form.layers}
+def _nothing(form: NormalForm) -> tuple[float, Mapping[str, Tensor]] | None:
+    """Multipliers of a form whose output reads nothing, or reads nothing of the input; ``None`` of another."""
+    if not any(bool((size != 0.0).any()) for size in form.output.magnitudes().values()):
+        return 0.0, {layer.name: torch.zeros(layer.count, dtype=torch.float64) for layer in form.layers}
+    if len(live(form)):
+        return None
+    # Activations are still variables, and what they do to each other has to be semidefinite.
+    multipliers = graded(form, Recursion()(form).multipliers, 1.0 + 2.0**-4)
+    return (0.0 if holds(form, multipliers, 1.0) else math.inf), _ordered(form, multipliers)
 
 
 def _ordered(form: NormalForm, multipliers: Multipliers) -> Mapping[str, Tensor]:

@@ -343,7 +343,7 @@ def _squared(bound: Price, inputs: int) -> Array | None:
     """What stands before the input's squares, not more than ``bound**2``; ``None`` where it is out of range."""
     if not isinstance(bound, np.ndarray):
         return np.full(inputs, float(np.nextafter(np.float64(bound) * bound, 0.0))) if 0.0 < bound < 1e150 else None
-    return bound if bool(np.all((bound >= 0.0) & (bound < 1e300))) and np.any(bound > 0.0) else None
+    return bound if bool(np.all((bound >= 0.0) & (bound < 1e300))) else None
 
 
 def _left_of_kept(form: NormalForm, multipliers: Multipliers) -> dict[str, tuple[Array, dict[str, Array]]]:
