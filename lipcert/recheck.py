@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -71,19 +72,20 @@ def check_float64(certificate: Certificate, graph: Graph) -> Certificate:
         torus: tuple[int, ...],
         row: CheckedRow,
     ) -> Fraction:
-        price = float(value)
         if torus:
             waves = torus_form(graph, source, target, torus)
-            counts, shown = {bend.name: bend.count for bend in waves.bends}, partial(holds_on, waves)
+            counts = {bend.name: bend.count for bend in waves.bends}
+            shown: Callable[[dict[str, torch.Tensor]], bool] = lambda lam: holds_on(waves, lam, float(value))
         else:
             form, price = _measured(normal_form(graph, source, target), row, value)
-            counts, shown = {layer.name: layer.count for layer in form.layers}, partial(holds, form)
+            counts = {layer.name: layer.count for layer in form.layers}
+            shown = partial(holds, form, bound=price)
         given = {
             name: torch.tensor(list(map(float, listed)), dtype=torch.float64) for name, listed in multipliers.items()
         }
         if {name: len(lam) for name, lam in given.items()} != counts:
             raise Malformed(f"the multipliers of the part from {source} to {target} are not those of its activations")
-        if not shown(given, price):
+        if not shown(given):
             where = f"the part from {source} to {target}" + ("" if row is None else f", row {row[1]} in {row[0]}")
             raise Reject(f"{where}: the multipliers do not prove the bound {float(value)!r}.")
         return value

@@ -24,7 +24,7 @@ from lipcert.lmi.normal_form import between, neurons
 from lipcert.lmi.rows import column, live, picked, prove_weighted, row
 from lipcert.norms import L1_LINF, L2_LINF, LINF, Norms
 from lipcert.ranks import Map, in_process
-from lipcert.solvers import InteriorPoint, Recursion
+from lipcert.solvers import Recursion
 
 Ends = tuple[str, str]
 Found = tuple[float, Mapping[str, Tensor], tuple[float, ...]]
@@ -75,7 +75,7 @@ class RowLipSDP:
 
     largest: int = 1000
     rows: int = 256
-    gap: float = 1e-5
+    gap: float = 1e-4
     seconds: float = math.inf
     product: Product = field(default_factory=Product)
     over: Map = field(default=in_process, repr=False, compare=False)
@@ -151,7 +151,7 @@ class RowLipSDP:
             return *nothing, tuple(tau.tolist())
         moving = live(form)
         small = picked(form, moving)
-        solution, weights = InteriorPoint(self.gap, seconds=seconds).weighted(small)
+        solution, weights = solvers.Auto(gap=self.gap, seconds=seconds).weighted(small)
         found, proving = prove_weighted(small, solution.multipliers, weights, Recursion()(small).multipliers)
         if found is None:
             return math.inf, {}, ()

@@ -69,6 +69,11 @@ def picked(form: NormalForm, numbers: Tensor) -> NormalForm:
     return replace(_inputs(form, lambda block: block[:, numbers]), inputs=len(numbers))
 
 
+def divided(form: NormalForm, weights: Tensor) -> NormalForm:
+    r"""The form in the variables :math:`\tau_i^{1/2} x_i`, for computing only; weights are positive, ``(inputs,)``."""
+    return _inputs(form, lambda block: block / weights.sqrt())
+
+
 def prove_weighted(
     form: NormalForm, multipliers: Multipliers, weights: Tensor, interior: Multipliers | None = None
 ) -> tuple[Array | None, Multipliers]:
@@ -84,7 +89,7 @@ def prove_weighted(
         ``None`` in place of weights if no proof is found.
     """
     share = weights / weights.sum()
-    small = reduced(_inputs(form, lambda block: block / share.sqrt()))
+    small = reduced(divided(form, share))
 
     def priced(bound: float) -> Array:
         return (bound * bound * share).numpy()

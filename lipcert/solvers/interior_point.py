@@ -21,10 +21,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lipcert.lmi import Factors, Multipliers, NormalForm, eliminate, tighten
-from lipcert.lmi.reduction import settled
+from lipcert.lmi import Factors, Multipliers, NormalForm, tighten
 from lipcert.solvers.pencil import Pencil, Rows, pencil
-from lipcert.solvers.recursion import Recursion, begun
+from lipcert.solvers.recursion import begun, begun_weighted
 from lipcert.solvers.solution import Progress, Solution, silent
 
 _SPREAD = 1e3
@@ -70,9 +69,7 @@ class InteriorPoint:
             multipliers, found = dict(given), rho
         return Solution(multipliers, found, min(state.dual, found), count, f"{self!r}: {why}")
 
-    def weighted(
-        self, form: NormalForm, start: Multipliers | None = None, progress: Progress = silent
-    ) -> tuple[Solution, Tensor]:
+    def weighted(self, form: NormalForm, progress: Progress = silent) -> tuple[Solution, Tensor]:
         r"""Multipliers and weights :math:`\tau` of the input's entries with the least sum, for inputs in linf.
 
         :math:`|\delta y|_2^2 \le \sum_i \tau_i \delta x_i^2 \le \sum_i \tau_i |\delta x|_\infty^2`. The solution's
@@ -82,16 +79,11 @@ class InteriorPoint:
             | A quantitative geometric approach to neural-network smoothness (Wang, Prakriya, Jha, 2022)
         """
         began = time.monotonic()
-        small = settled(form)
-        given = Recursion()(small).multipliers if start is None else start
-        G = eliminate(small, lambda layer, own, across: given[layer.name])
-        # A matrix is at most the diagonal one of its absolute row sums.
-        tau = form.zeros(form.inputs) + torch.inf if G is None else G.abs().sum(-1)
+        small, given, tau = begun_weighted(form)
         rho = float(tau.sum())
         nothing = Solution(given, rho, 0.0, 0, f"{self!r}: nothing to improve")
         if form.neurons == 0 or not 0.0 < rho < float("inf"):
             return nothing, tau
-        tau = tau.clamp_min(1e-12 * float(tau.max()))
         state = _begin(pencil(small, given, 1.05 * tau))
         if state is None:
             return nothing, tau
