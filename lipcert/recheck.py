@@ -16,7 +16,7 @@ from lipcert.check import Row as CheckedRow
 from lipcert.errors import CheckFailed
 from lipcert.graph import Affine, Graph
 from lipcert.linear import LinearMap
-from lipcert.lmi import NormalForm, holds, normal_form
+from lipcert.lmi import Multipliers, NormalForm, holds, normal_form
 from lipcert.lmi.proof import Price
 from lipcert.lmi.rows import column, row
 from lipcert.lmi.torus import torus_form
@@ -75,7 +75,7 @@ def check_float64(certificate: Certificate, graph: Graph) -> Certificate:
         if torus:
             waves = torus_form(graph, source, target, torus)
             counts = {bend.name: bend.count for bend in waves.bends}
-            shown: Callable[[dict[str, torch.Tensor]], bool] = lambda lam: holds_on(waves, lam, float(value))
+            shown: Callable[[Multipliers], bool] = partial(holds_on, waves, bound=float(value))
         else:
             form, price = _measured(normal_form(graph, source, target), row, value)
             counts = {layer.name: layer.count for layer in form.layers}
