@@ -63,6 +63,17 @@ class Auto:
         else:
             given = Recursion()(small).multipliers if low is None else low.multipliers
             found = FirstOrder(sharpness=(100.0, 1000.0), ascents=0, seconds=left)(small, given, progress)
+        return _better(found, low, why)
+
+    def weighted(self, form: NormalForm, progress: Progress = silent) -> tuple[Solution, Tensor]:
+        """Multipliers and weights of the input's entries with the least sum; see `InteriorPoint.weighted`.
+
+        The ascent goes first; the interior point goes on where that has not reached the gap.
+        """
+        low, tau = LowRank(1000, gap=self.gap, seconds=0.4 * self.seconds).weighted(form, progress)
+        if self._reached(low):
+            return low, tau
+        found, other = InteriorPoint(self.gap, seconds=0.6 * self.seconds).weighted(form, progress)
         best = _better(found, low, f"Auto: {form.inputs + form.neurons} unknowns, ")
         return best, other if found.rho <= low.rho else tau
 
