@@ -15,16 +15,30 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from benchmarks.third_party import FOLDER, networks
-from lipcert import L1, L1_LINF, L2, L2_LINF, LINF, Norms, certify, check, check_float64, difference, margins, trace
+from lipcert import (
+    L1,
+    L1_LINF,
+    L2,
+    L2_LINF,
+    LINF,
+    Norms,
+    certify,
+    check,
+    check_float64,
+    difference,
+    margins,
+    solvers,
+    trace,
+)
 from lipcert.certificate import Certificate, Multipliers
 from lipcert.certifiers import Auto, LipSDP, Product, RowLipSDP
 from lipcert.check import Malformed, Reject, verify
 from lipcert.errors import CheckFailed, InvalidInput, UnsupportedOperation
-from lipcert.graph import Graph
+from lipcert.graph import Graph, Opaque
 from lipcert.lmi import NormalForm, holds, normal_form
 from lipcert.lmi.rows import column, live, prove_weighted, row
 from lipcert.nn import MaxMin
-from lipcert.solvers import InteriorPoint, Recursion
+from lipcert.solvers import InteriorPoint, LowRank, Recursion
 from lipcert.solvers.conic import programme
 from lipcert.witness import Budget, witness
 from tests.cases import NETWORKS, Residual
@@ -37,6 +51,8 @@ PAIRS = {str(norms): norms for norms in (LINF, L2_LINF, L1_LINF)}
 SLOWLY = [
     pytest.param(norms, id=name, marks=[] if norms == LINF else [pytest.mark.slow]) for name, norms in PAIRS.items()
 ]
+Change = Callable[[dict[str, Any]], None]
+QUICKLY = {"absolute value", "relu mlp", "residual mlp", "joined copies", "overlapping max pooling", "full sort"}
 THIRD_PARTY = {net.name: net for net in networks()}
 
 
@@ -72,7 +88,10 @@ def product(model: nn.Sequential) -> Tensor:
 
 
 @pytest.mark.parametrize("norms", SLOWLY)
-@pytest.mark.parametrize("case", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, id=name, marks=[] if name in QUICKLY else [pytest.mark.slow]) for name, c in NETWORKS.items()],
+)
 def test_it_brackets_the_constant_and_is_never_above_the_product(case, norms: Norms):
     model = case.model()
     graph = trace(model, case.input_shape)
@@ -100,7 +119,13 @@ ACTIVATIONS = {
 
 
 @pytest.mark.parametrize("norms", SLOWLY)
-@pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
+@pytest.mark.parametrize(
+    "activation",
+    [
+        pytest.param(build, id=name, marks=[] if name in ("relu", "maxmin") else [pytest.mark.slow])
+        for name, build in ACTIVATIONS.items()
+    ],
+)
 def test_it_lies_between_jacobians_and_the_product_and_improves_on_it(activation: Callable[[], nn.Module], norms):
     model = chain([3, 8, 6, 2], 1, activation)
     graph = trace(model, (3,))
@@ -113,7 +138,7 @@ hidden = st.lists(st.integers(1, 5), min_size=1, max_size=3)
 
 
 @given(hidden, st.integers(0, 2**16), st.sampled_from(list(PAIRS.values())))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_random_networks_are_bracketed(sizes: list[int], seed: int, norms: Norms):
     model = chain([2, *sizes, 2], seed)
     graph = trace(model, (2,))
@@ -123,12 +148,11 @@ def test_random_networks_are_bracketed(sizes: list[int], seed: int, norms: Norms
 
 
 def test_the_bounds_of_the_pairs_are_ordered_as_the_norms_are():
-    model = chain([5, 9, 7, 3], 3)
-    graph = trace(model, (5,))
+    graph = trace(chain([3, 6, 4, 2], 3), (3,))
     one, two, most = (RowLipSDP()(graph, norms).bound for norms in (L1_LINF, L2_LINF, LINF))
     assert one <= two * (1 + 1e-4)
     assert two <= most * (1 + 1e-4)
-    assert most <= 5**0.5 * two * (1 + 1e-4)
+    assert most <= 3**0.5 * two * (1 + 1e-4)
     # |y|_inf <= |y|_2, and a single output is as large in both.
     assert two <= LipSDP()(graph).bound * (1 + 1e-4)
 
@@ -141,7 +165,7 @@ def test_of_numbers_all_pairs_have_the_same_constant():
 
 
 @given(st.integers(0, 2**16))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=2, deadline=None)
 def test_rescaled_layers_and_permuted_or_negated_inputs_leave_the_bound(seed: int):
     model = chain([3, 6, 5, 1], seed)
     by = RowLipSDP(gap=1e-6)
@@ -156,7 +180,7 @@ def test_rescaled_layers_and_permuted_or_negated_inputs_leave_the_bound(seed: in
 
 
 def test_a_solver_without_time_still_gives_a_bound():
-    graph = trace(chain([4, 9, 5, 2], 3), (4,))
+    graph = trace(chain([2, 7, 5, 1], 3), (2,))
     for norms in PAIRS.values():
         hurried = RowLipSDP(seconds=0.0)(graph, norms)
         assert RowLipSDP()(graph, norms).bound <= hurried.bound <= Product()(graph, norms).bound
@@ -166,7 +190,7 @@ def test_a_solver_without_time_still_gives_a_bound():
 # ------------------------------------------------------------------------------------------------ known truths
 
 
-@pytest.mark.parametrize("norms", PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize("norms", SLOWLY)
 @pytest.mark.parametrize("sizes", [(4, 20, 1), (3, 8, 8, 2), (5, 6, 6, 6, 6, 3)], ids=str)
 def test_positive_weights_give_the_norm_of_the_product_of_the_matrices(sizes: tuple[int, ...], norms: Norms):
     model = positive(*sizes)
@@ -197,14 +221,14 @@ def test_a_linear_network_has_no_programmes_and_its_own_norm():
 
 
 def test_inputs_and_outputs_that_nothing_reads_cost_nothing():
-    model = chain([4, 6, 3], 1)
-    model[0].weight.data[:, 2] = 0.0
+    model = chain([3, 5, 2], 1)
+    model[0].weight.data[:, 1] = 0.0
     model[2].weight.data[1] = 0.0
-    graph = trace(model, (4,))
-    assert live(normal_form(graph)).tolist() == [0, 1, 3]
+    graph = trace(model, (3,))
+    assert live(normal_form(graph)).tolist() == [0, 2]
     for norms in PAIRS.values():
         found = RowLipSDP()(graph, norms)
-        assert steepest(model, 4, norms) <= found.bound < Product()(graph, norms).bound
+        assert steepest(model, 3, norms) <= found.bound < Product()(graph, norms).bound
         assert check(found, graph).bound == check_float64(found, graph).bound == found.bound
 
 
@@ -225,8 +249,14 @@ def optimum(form: NormalForm) -> float:
     return float(problem.solve(solver="CLARABEL"))
 
 
+@functools.cache
+def least_sum(sizes: tuple[int, ...], activation: Callable[[], nn.Module]) -> float:
+    return optimum(row(normal_form(trace(chain(list(sizes), 5, activation), (sizes[0],))), 0))
+
+
+SOLVERS = ("interior point", "low rank", "auto")
 CHAINS = {
-    "relu": ([4, 8, 7, 1], nn.ReLU),
+    "relu": ([4, 6, 5, 1], nn.ReLU),
     "one layer": ([6, 10, 1], nn.ReLU),
     "silu": ([5, 9, 8, 1], nn.SiLU),
     "slopes above zero": ([5, 7, 6, 1], lambda: nn.LeakyReLU(0.5)),
@@ -234,18 +264,25 @@ CHAINS = {
 }
 
 
-@pytest.mark.parametrize(("sizes", "activation"), CHAINS.values(), ids=CHAINS)
-def test_the_solver_finds_what_a_general_one_finds_and_knows_its_gap(sizes, activation):
+@pytest.mark.parametrize(
+    ("sizes", "activation"),
+    [
+        pytest.param(*each, id=name, marks=[] if name in ("relu", "one layer") else [pytest.mark.slow])
+        for name, each in CHAINS.items()
+    ],
+)
+@pytest.mark.parametrize("solver", [InteriorPoint(1e-6), LowRank(gap=1e-6), solvers.Auto(gap=1e-6)], ids=SOLVERS)
+def test_the_solver_finds_what_a_general_one_finds_and_knows_its_gap(sizes, activation, solver):
     form = row(normal_form(trace(chain(sizes, 5, activation), (sizes[0],))), 0)
-    solution, weights = InteriorPoint(gap=1e-6).weighted(form)
-    least = optimum(form)
+    solution, weights = solver.weighted(form)
+    least = least_sum(tuple(sizes), activation)
     assert solution.rho == pytest.approx(float(weights.sum()), rel=1e-14)
-    assert solution.rho == pytest.approx(least, rel=1e-5)
+    assert solution.rho == pytest.approx(least, rel=2e-5)
     assert solution.dual <= least * (1 + 1e-6)
-    assert solution.rho <= solution.dual * (1 + 4e-6)
+    assert solution.rho <= solution.dual * (1 + (4e-6 if solver != LowRank(gap=1e-6) else 4e-5))
     tau, _ = prove_weighted(form, solution.multipliers, weights, Recursion()(form).multipliers)
     assert tau is not None
-    assert solution.dual * (1 - 1e-9) <= tau.sum() <= least * (1 + 1e-5)
+    assert solution.dual * (1 - 1e-9) <= tau.sum() <= least * (1 + 3e-5)
 
 
 def drawn(value: Tensor, width: float, generator: torch.Generator) -> Tensor:
@@ -273,7 +310,7 @@ def exact_matrix(model: nn.Sequential, tau: np.ndarray, lam: np.ndarray) -> np.n
 
 
 @given(st.integers(0, 2**16), st.integers(1, 4), st.floats(-20.0, -3.0))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_what_the_float64_proof_accepts_is_semidefinite_over_the_fractions(seed: int, inputs: int, power: float):
     model = chain([inputs, 3, 1], seed)
     form = row(normal_form(trace(model, (inputs,))), 0)
@@ -294,6 +331,27 @@ def test_weights_that_are_no_numbers_prove_nothing():
     assert holds(form, solution.multipliers, good)
     for bad in (float("nan"), float("inf"), -1.0, 0.0):
         assert not holds(form, solution.multipliers, np.array([bad, *good[1:]]))
+
+
+def test_an_entry_that_nothing_reads_takes_nothing_off_the_sum():
+    model = chain([3, 4, 1], 0)
+    model[0].weight.data[:, 1] = 0.0
+    graph = trace(model, (3,))
+    found = RowLipSDP()(graph, LINF)
+    assert isinstance(found.evidence, Multipliers)
+    (block,) = found.evidence.blocks
+    (each,) = block.rows
+    assert each.weights[1] == 0.0
+    form = row(normal_form(graph), 0)
+    multipliers = {name: torch.tensor(lam, dtype=torch.float64) for name, lam in each.multipliers.items()}
+    for weight, fine in ((0.0, True), (0.1, True), (-0.1, False)):
+        assert holds(form, multipliers, np.array([each.weights[0], weight, each.weights[2]])) == fine
+    document = json.loads(found.to_json())
+    entry = rows_of(document)[0]
+    entry["weights"][1] = (-0.1).hex()
+    document["bound"] = document["evidence"]["blocks"][0]["value"] = ((found.bound**2 - 0.1) ** 0.5 * (1 + 1e-9)).hex()
+    with pytest.raises((Reject, Malformed)):
+        verify(json.dumps(document), *graph.document())
 
 
 def test_a_moved_input_and_a_picked_output_are_what_their_networks_are():
@@ -405,11 +463,14 @@ def claim(norms: str) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-def claim_outside(document: dict[str, Any]) -> None:
-    document["norms"] = "linf->linf"
+def claim_outside(norms: str) -> Change:
+    return lambda document: document.update(norms=norms)
 
 
-Change = Callable[[dict[str, Any]], None]
+def repeat_the_first_row(document: dict[str, Any]) -> None:
+    rows_of(document)[:] = rows_of(document)[:1] * len(rows_of(document))
+
+
 LIES: dict[str, tuple[Norms, Change]] = {
     **{
         f"{change.__name__} {norms}": (norms, change)
@@ -430,7 +491,10 @@ LIES: dict[str, tuple[Norms, Change]] = {
     "rows from l2 for l1": (L2_LINF, claim("l1->linf")),
     "rows to linf for l2": (L2_LINF, claim("l2->l2")),
     "rows to linf for l1": (L1_LINF, claim("l1->l1")),
-    "a part from l2 under a claim from linf": (L2_LINF, claim_outside),
+    "a part from l2 under a claim from linf": (L2_LINF, claim_outside("linf->linf")),
+    "a part to linf under a claim to l2": (L2_LINF, claim_outside("l2->l2")),
+    "a part to linf under a claim to l1": (L1_LINF, claim_outside("l1->l1")),
+    **{f"the first row for all {norms}": (norms, repeat_the_first_row) for norms in PAIRS.values()},
 }
 
 
@@ -470,13 +534,17 @@ def test_what_is_no_certificate_of_the_format_is_malformed(change: Callable[[dic
         verify(json.dumps(document), *graph.document())
 
 
-@given(st.integers(0, 2**16))
-@settings(max_examples=40, deadline=None)
-def test_whatever_the_checkers_accept_is_at_least_the_true_constant(seed: int):
+@functools.cache
+def exactly() -> tuple[Graph, Certificate, float]:
     model = positive(3, 4, 1, seed=1)
-    exact = gain(product(model), LINF)
     graph = trace(model, (3,))
-    found = RowLipSDP(gap=1e-9)(graph, LINF)
+    return graph, RowLipSDP(gap=1e-9)(graph, LINF), gain(product(model), LINF)
+
+
+@given(st.integers(0, 2**16))
+@settings(max_examples=25, deadline=None)
+def test_whatever_the_checkers_accept_is_at_least_the_true_constant(seed: int):
+    graph, found, exact = exactly()
     assert isinstance(found.evidence, Multipliers)
     (block,) = found.evidence.blocks
     rng = np.random.default_rng(seed)
@@ -502,13 +570,11 @@ def test_whatever_the_checkers_accept_is_at_least_the_true_constant(seed: int):
 
 
 def pooled() -> nn.Module:
-    return nn.Sequential(
-        *(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.Unflatten(1, (1, 6))),
-        *(nn.MaxPool1d(2), nn.Flatten(), nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)),
-    )
+    pool = nn.Unflatten(1, (1, 6)), nn.MaxPool1d(2), nn.Flatten()
+    return nn.Sequential(chain([4, 6, 6], 0), *pool, chain([3, 8, 6, 2], 1))
 
 
-@pytest.mark.parametrize("norms", PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize("norms", SLOWLY)
 def test_a_network_that_is_cut_is_bounded_part_by_part(norms: Norms):
     model = pooled().double()
     graph = trace(model, (4,))
@@ -520,9 +586,9 @@ def test_a_network_that_is_cut_is_bounded_part_by_part(norms: Norms):
     assert check(found, graph).bound == check_float64(found, graph).bound == found.bound
 
 
-@pytest.mark.parametrize("norms", PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize("norms", SLOWLY)
 def test_what_follows_the_last_part_is_bounded_in_linf(norms: Norms):
-    tail = nn.Unflatten(1, (1, 4)), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(2, 2)
+    tail = nn.Unflatten(1, (1, 4)), nn.MaxPool1d(2), nn.Flatten(), chain([2, 2], 1)
     model = nn.Sequential(chain([3, 7, 4], 0), *tail).double()
     graph = trace(model, (3,))
     found = RowLipSDP()(graph, norms)
@@ -532,8 +598,6 @@ def test_what_follows_the_last_part_is_bounded_in_linf(norms: Norms):
 
 
 def test_a_constant_that_what_follows_lacks_in_linf_leaves_the_layerwise_bound():
-    from lipcert.graph import Opaque
-
     inner = trace(chain([3, 7, 4], 0), (3,))
     last = Opaque("f", inner.output.name, (4,), "declared:by hand", {}, {L2: 1.0, L2_LINF: 1.0}, torch.relu)
     graph = Graph((*inner.nodes, last))
@@ -541,7 +605,7 @@ def test_a_constant_that_what_follows_lacks_in_linf_leaves_the_layerwise_bound()
 
 
 def test_branches_are_one_programme():
-    model = nn.Sequential(Residual(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 3)), nn.Linear(3, 2)).double()
+    model = nn.Sequential(Residual(chain([3, 6, 3], 0)), chain([3, 2], 1))
     graph = trace(model, (3,))
     found = RowLipSDP()(graph, LINF)
     assert steepest(model, 3, LINF) <= found.bound < Product()(graph, LINF).bound
@@ -549,14 +613,14 @@ def test_branches_are_one_programme():
 
 
 def test_margins_in_linf_are_those_of_the_differences():
-    model = chain([3, 7, 4], 5)
-    graph = trace(model, (3,))
+    model = chain([2, 5, 3], 5)
+    graph = trace(model, (2,))
     found = margins(graph, RowLipSDP(), norms=LINF)
     for (i, j), certificate in found.certificates.items():
         whole = difference(graph, i, j)
-        rows = nn.Linear(4, 1, bias=False).double()
-        rows.weight.data = torch.eye(4, dtype=torch.float64)[i : i + 1] - torch.eye(4, dtype=torch.float64)[j : j + 1]
-        assert steepest(nn.Sequential(model, rows), 3, LINF) <= certificate.bound < Product()(whole, LINF).bound
+        rows = nn.Linear(3, 1, bias=False).double()
+        rows.weight.data = torch.eye(3, dtype=torch.float64)[[i]] - torch.eye(3, dtype=torch.float64)[[j]]
+        assert steepest(nn.Sequential(model, rows), 2, LINF) <= certificate.bound < Product()(whole, LINF).bound
         assert check(certificate, whole).bound == found.constants[i, j]
 
 
@@ -569,7 +633,7 @@ def test_other_pairs_are_refused(norms: Norms):
         RowLipSDP()(trace(nn.ReLU(), (2,)), norms)
 
 
-@pytest.mark.parametrize("norms", PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize("norms", SLOWLY)
 def test_auto_and_certify_use_it_where_it_fits(norms: Norms):
     model = chain([3, 6, 2], 0)
     found = certify(model, (3,), norms=norms)
