@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -90,14 +90,26 @@ class RowLipSDP:
             )
         layerwise = self.product.shared(self.over)(graph, norms)
         inner, last = self.ends(graph, norms)
-        blocks = [block for ends in last if (block := self._block(graph, ends, norms, len(last))) is not None]
+        share = self.seconds / max(1, len(inner) + len(last))
+        blocks = [block for ends in last if (block := self._block(graph, ends, norms, share)) is not None]
         if blocks and inner:
-            blocks = [part.block for part in LipSDP(over=self.over).solved(graph, inner)] + blocks
-        many = "" if not last[1:] else f" in {len(last)} parts"
-        try:
-            return assembled(graph, layerwise, blocks, f"RowLipSDP: one programme for every row{many}, gap {self.gap}")
-        except UnsupportedOperation:  # what follows a part in a mixed pair has no constant in linf
-            return layerwise
+            in_l2 = LipSDP(solvers.Auto(gap=self.gap, seconds=share / len(inner)), over=self.over)
+            blocks += [part.block for part in in_l2.solved(graph, inner)]
+        return self._best(graph, layerwise, blocks)
+
+    def _best(self, graph: Graph, layerwise: Certificate, blocks: Iterable[Block]) -> Certificate:
+        """The lowest bound that parts make; to linf a part may be bounded lower by norms."""
+        best, kept = layerwise, []
+        for block in blocks:
+            many = f" in {len(kept) + 1} parts" if kept else ""
+            method = f"RowLipSDP: one programme for every row{many}, gap {self.gap}"
+            try:
+                found = assembled(graph, layerwise, [*kept, block], method)
+            except UnsupportedOperation:  # what follows a part in a mixed pair has no constant in linf
+                continue
+            if found.bound < best.bound:
+                best, kept = found, [*kept, block]
+        return best
 
     def ends(self, graph: Graph, norms: Norms) -> tuple[list[Ends], list[Ends]]:
         """The parts that are bounded in l2, and those that are bounded row by row."""
@@ -111,13 +123,13 @@ class RowLipSDP:
     def _fits(self, graph: Graph, ends: Ends, norms: Norms) -> bool:
         return _size(graph, ends) <= self.largest and programmes(graph, ends, norms) <= self.rows
 
-    def _block(self, graph: Graph, ends: Ends, norms: Norms, share: int) -> Block | None:
+    def _block(self, graph: Graph, ends: Ends, norms: Norms, seconds: float) -> Block | None:
         """The bound of a part, row by row; ``None`` if some row has none."""
         form = normal_form(graph, *ends)
         count = programmes(graph, ends, norms)
         solve = {LINF: self._weighted, L2_LINF: self._alike, L1_LINF: self._alone}[norms]
         found = self.over(
-            lambda k: solve(form, k, self.seconds / (share * count)),
+            lambda k: solve(form, k, seconds / count),
             range(count),
             about=f"rows of the part {ends} in {norms} of the network {graph.digest()}",
         )
