@@ -193,7 +193,7 @@ MUTANTS: list[Mutant] = [
             "let the last such neuron move and those after it at the mean of their slopes: the form is negative",
         ),
         ("_integers(tau or [value**2]", "_integers(tau or [2 * value**2]", "rho is doubled"),
-        ("Fraction(-int(row is None or", "Fraction(-1, 2) * int(row is None or", "half the output"),
+        ("-int(row is None or i == number))", "-int(row is None or i == number), 2)", "half the output"),
         (
             'if node.kind == "input":\n                raise Malformed(f"{target}',
             'if False:\n                raise Malformed(f"{target}',
