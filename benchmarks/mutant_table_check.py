@@ -192,8 +192,8 @@ MUTANTS: list[Mutant] = [
             "negative multipliers",
             "let the last such neuron move and those after it at the mean of their slopes: the form is negative",
         ),
-        ("terms: list[Term] = [(value**2, source", "terms: list[Term] = [(2 * value**2, source", "rho is doubled"),
-        ("terms += _gram(output, [Fraction(-1)]", "terms += _gram(output, [Fraction(-1, 2)]", "half the output"),
+        ("_integers(tau or [value**2]", "_integers(tau or [2 * value**2]", "rho is doubled"),
+        ("-int(row is None or i == number))", "-int(row is None or i == number), 2)", "half the output"),
         (
             'if node.kind == "input":\n                raise Malformed(f"{target}',
             'if False:\n                raise Malformed(f"{target}',

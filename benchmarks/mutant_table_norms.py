@@ -235,8 +235,8 @@ MUTANTS: list[Mutant] = [
             "products of two variables",
         ),
         (
-            "rho = np.full(self.width[INPUT], float(np.nextafter(np.float64(bound) * bound, 0.0)))",
-            "rho = np.full(self.width[INPUT], 1.01 * bound * bound)",
+            "return np.full(inputs, float(np.nextafter(np.float64(bound) * bound, 0.0)))",
+            "return np.full(inputs, 1.01 * bound * bound)",
             "rho is larger than the bound's square",
         ),
         ("self._add((a, name), -_t(block), _t(size))", "pass", "a border that nothing is paired with"),

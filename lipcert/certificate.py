@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lipcert.domain import Domain, WholeSpace, from_document, to_document
 from lipcert.errors import InvalidInput
-from lipcert.norms import Norms
+from lipcert.norms import L2, LINF, Norms
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,8 +52,22 @@ class Gains:
 
 
 @dataclass(frozen=True, eq=False)
+class Row:
+    """What proves a bound of one entry of a part's output.
+
+    Attributes:
+        multipliers: As for a `Block`.
+        weights: In linf to linf, for every entry of the part's input a number ``tau >= 0``: the constraint holds with
+            ``sum tau_j dx_j^2`` in place of ``rho |dx|^2``, and their sum is at most ``value**2``.
+    """
+
+    multipliers: Mapping[str, tuple[float, ...]]
+    weights: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class Block:
-    """A bound ``|target(x) - target(y)|_2 <= value |source(x) - source(y)|_2`` of a part of the graph.
+    """A bound ``|target(x) - target(y)|_q <= value |source(x) - source(y)|_p`` of a part of the graph, mostly in l2.
 
     Attributes:
         source: The node where the part begins; everything ``target`` depends on passes through it.
@@ -63,6 +77,9 @@ class Block:
             constraint holds with them at ``rho = value**2``.
         torus: Of a convolutional part that is embedded in a torus, its coarse positions per dimension. The multipliers
             are then one per channel and phase, and the constraint holds at every frequency.
+        norms: Norms at both ends: l2 to l2, or to linf.
+        rows: To linf, one for every entry of the target, and from l1 for every pair of an entry of the target and one
+            of the source, which moves alone; in row-major order. The block itself has no multipliers then.
     """
 
     source: str
@@ -70,6 +87,8 @@ class Block:
     value: float
     multipliers: Mapping[str, tuple[float, ...]]
     torus: tuple[int, ...] = ()
+    norms: Norms = L2
+    rows: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,25 +230,52 @@ def _evidence(document: Any) -> Evidence:
     )
     if document["kind"] == "gains":
         return Gains(gains)
-    if any(set(block) - {"torus"} != {"source", "target", "value", "multipliers"} for block in document["blocks"]):
-        raise ValueError("a block has exactly the fields source, target, value, multipliers, and torus if it has one")
-    blocks = tuple(
-        Block(
-            str(block["source"]),
-            str(block["target"]),
-            _finite(block["value"]),
-            {str(name): tuple(map(_finite, numbers)) for name, numbers in block["multipliers"].items()},
-            _torus(block["torus"]) if "torus" in block else (),
+    return Multipliers(tuple(map(_block, document["blocks"])), gains)
+
+
+def _block(document: Any) -> Block:
+    ends = {"source", "target", "value"}
+    if set(document) == {*ends, "norms", "rows"}:
+        norms, rows = Norms.parse(document["norms"]), tuple(map(_row, document["rows"]))
+        numbers, torus = {}, ()
+        if norms.q != math.inf or any(bool(row.weights) != (norms == LINF) for row in rows):
+            raise ValueError(f"rows in {norms}; they lead to linf, and have weights in linf->linf only")
+    elif set(document) - {"torus"} == {*ends, "multipliers"}:
+        norms, rows, numbers = L2, (), _named(document["multipliers"])
+        torus = _torus(document["torus"]) if "torus" in document else ()
+    else:
+        raise ValueError(
+            "a block has exactly the fields source, target, value and multipliers, or norms and rows in their place, "
+            "and torus if it has one"
         )
-        for block in document["blocks"]
-    )
-    return Multipliers(blocks, gains)
+    ends = str(document["source"]), str(document["target"])
+    return Block(*ends, _finite(document["value"]), numbers, torus, norms, rows)
+
+
+def _row(document: Any) -> Row:
+    if set(document) != {"multipliers", "weights"}:
+        raise ValueError("a row has exactly the fields multipliers and weights")
+    return Row(_named(document["multipliers"]), tuple(map(_finite, document["weights"])))
+
+
+def _named(document: Any) -> dict[str, tuple[float, ...]]:
+    return {str(name): tuple(map(_finite, numbers)) for name, numbers in document.items()}
 
 
 def _block_document(block: Block) -> dict[str, Any]:
-    numbers = {name: [value.hex() for value in values] for name, values in block.multipliers.items()}
-    found = {"source": block.source, "target": block.target, "value": block.value.hex(), "multipliers": numbers}
+    found: dict[str, Any] = {"source": block.source, "target": block.target, "value": block.value.hex()}
+    if block.rows:
+        return {**found, "norms": str(block.norms), "rows": [_row_document(row) for row in block.rows]}
+    found["multipliers"] = _listed(block.multipliers)
     return {**found, "torus": list(block.torus)} if block.torus else found
+
+
+def _row_document(row: Row) -> dict[str, Any]:
+    return {"multipliers": _listed(row.multipliers), "weights": [value.hex() for value in row.weights]}
+
+
+def _listed(multipliers: Mapping[str, tuple[float, ...]]) -> dict[str, list[str]]:
+    return {name: [value.hex() for value in values] for name, values in multipliers.items()}
 
 
 def _torus(sizes: Any) -> tuple[int, ...]:

@@ -111,36 +111,29 @@ class Node:
 
 Network = dict[str, Node]
 Proven = list[tuple[tuple[str, ...], str, Fraction]]
+Parts = Sequence[tuple[str, str, str, Fraction]]
 Prover = Callable[[Network, tuple[str, ...], str, Fraction], Fraction]
-PartProver = Callable[[Network, str, str, Fraction, dict[str, list[Fraction]], tuple[int, ...]], Fraction]
+Place = tuple[int, ...]
+Listed = dict[str, list[Fraction]]
+Row = tuple[str, int, list[Fraction]] | None  # of a part that is not in l2: the pair, which one, weights of the input
+PartProver = Callable[[Network, str, str, Fraction, Listed, Place, Row], Fraction]
 
 
 # ---------------------------------------------------------------------------------------------- the verdict
 
 
 def verify(
-    certificate_text: str,
-    document: dict[str, Any],
-    arrays: Mapping[str, np.ndarray],
-    prove: "Prover | None" = None,
-    prove_multipliers: "PartProver | None" = None,
+    text: str, document: Any, arrays: Mapping[str, np.ndarray], prove: Any = None, prove_multipliers: Any = None
 ) -> Accept:
-    """Prove a certificate for a network, or say why not.
+    """Prove a certificate (JSON) for a network, whose document names its tensors in ``arrays``, or say why not.
 
-    Args:
-        certificate_text: The certificate as JSON.
-        document: The graph document; its tensors are in ``arrays``.
-        arrays: Tensors by the keys that the document names.
-        prove: Proves one gain and returns the value proven; exact arithmetic unless given.
-        prove_multipliers: The same for one part with multipliers.
+    ``prove`` proves one gain and returns the value proven, ``prove_multipliers`` one part; exactly unless given.
 
     Raises:
         Reject: If the claim is not proven.
         Malformed: If certificate or network is not what the format says; anything unforeseen is reported as this.
     """
-    return guarded(
-        lambda: _verify(certificate_text, document, dict(arrays), prove or prove_gain, prove_multipliers or prove_part)
-    )
+    return guarded(lambda: _verify(text, document, dict(arrays), prove or prove_gain, prove_multipliers or prove_part))
 
 
 def verify_files(certificate: str, weights: str) -> Accept:
@@ -224,9 +217,7 @@ def identified(claim: dict[str, Any], document: Any, arrays: dict[str, np.ndarra
     return read_network(document, arrays)
 
 
-def settle(
-    claim: dict[str, Any], network: Network, prove: Prover, prove_multipliers: PartProver, domain: str = ""
-) -> Accept:
+def settle(claim: Any, network: Network, prove: Prover, prove_multipliers: PartProver, domain: str = "") -> Accept:
     """Prove the evidence of a claim about a network, and compare what follows with the bound."""
     evidence, bound = claim["evidence"], claim["bound"]
     proven = [prove_item(item, network, prove) for item in evidence["items"]]
@@ -254,28 +245,38 @@ def prove_item(item: Any, network: Network, prove: Prover) -> tuple[tuple[str, .
     return tuple(path), gain["norms"], prove(network, tuple(path), gain["norms"], value)
 
 
-def prove_block(item: Any, network: Network, prove: PartProver) -> tuple[str, str, Fraction]:
-    """Prove one part of the evidence: from a node to another, a value, and the multipliers of what is between."""
+def prove_block(item: Any, network: Network, prove: PartProver) -> tuple[str, str, str, Fraction]:
+    """Prove one part of the evidence: from a node to another, a pair, a value, and the multipliers of what is between.
+
+    In l2 the output is bounded at once. To linf every entry is, and from l1 by every entry of the input, moved alone.
+    """
     on_torus = {"torus": list} if type(item) is dict and "torus" in item else {}
-    block = record(item, "a part", source=str, target=str, value=str, multipliers=dict, **on_torus)
+    in_rows = {"norms": str, "rows": list} if type(item) is dict and "rows" in item else {"multipliers": dict}
+    block = record(item, "a part", source=str, target=str, value=str, **in_rows, **on_torus)
     source, target = block["source"], block["target"]
     if source not in network or target not in network or source == target:
         raise Malformed(f"a part from {source[:100]!r} to {target[:100]!r}: no such nodes")
     value = number(block["value"], f"the bound of the part up to {target}")
-    if value < 0 or any(type(listed) is not list for listed in block["multipliers"].values()):
-        raise Malformed(f"the part from {source} to {target}: a bound below 0, or multipliers that are no lists")
-    multipliers = {
-        name: [number(text, f"a multiplier of {name[:100]}") for text in listed]
-        for name, listed in block["multipliers"].items()
-    }
+    norms, rows = block.get("norms", "l2->l2"), block.get("rows", [{**block, "weights": []}])
+    count = math.prod(network[target].shape) * (math.prod(network[source].shape) if norms == "l1->linf" else 1)
+    if "rows" in block and (norms not in PAIRS[2:] or len(rows) != count or on_torus):
+        raise Malformed(f"the part from {source} to {target}: {len(rows)} rows in {norms[:20]}, not {count} to linf")
     torus = naturals(block["torus"], "torus", 1) if on_torus else ()
-    if on_torus and not torus:
-        raise Malformed(f"the part from {source} to {target} stands on a torus without dimensions")
-    return source, target, prove(network, source, target, value, multipliers, torus)
+    if value < 0 or (on_torus and not torus):
+        raise Malformed(f"the part from {source} to {target}: a bound below 0, or a torus without dimensions")
+    for k, entry in enumerate(rows):
+        own = record(entry, f"row {k} of a part", multipliers=dict, weights=list) if "rows" in block else entry
+        listed = {**own["multipliers"], "": own["weights"]}
+        if "" in own["multipliers"] or any(type(each) is not list for each in listed.values()):
+            raise Malformed(f"the part from {source} to {target}: multipliers or weights that are no lists")
+        numbers = {name: [number(text, f"number of {name[:100]}") for text in each] for name, each in listed.items()}
+        row = norms, k, numbers.pop("")
+        prove(network, source, target, value, numbers, torus, row if "rows" in block else None)
+    return source, target, norms, value
 
 
-def compose(network: Network, norms: str, proven: Proven, parts: Sequence[tuple[str, str, Fraction]] = ()) -> Fraction:
-    """Bound the map from the input to the output by the gains and the parts (in l2) proven.
+def compose(network: Network, norms: str, proven: Proven, parts: Parts = ()) -> Fraction:
+    """Bound the map from the input to the output by the gains and the parts proven.
 
     For every node r-norm bounds ``|node(x) - node(y)|_r <= L_r |x - y|_p`` are kept for r = p and r = q.
     Since ``|v|_q <= |v|_p`` in every supported pair, L_q is never taken above L_p.
@@ -291,9 +292,10 @@ def compose(network: Network, norms: str, proven: Proven, parts: Sequence[tuple[
         here = {}
         for r in (p, q):
             routes = list(_routes(node, r, before, reach, network, proven))
-            for source, target, value in parts if r == "l2" else ():
-                if target == node.name and r in reach[source]:
-                    routes.append(value * reach[source][r])
+            for source, target, pair, value in parts:
+                s, end = pair.split("->")
+                if (target, end) == (node.name, r) and s in reach[source]:
+                    routes.append(value * reach[source][s])
             if routes:
                 here[r] = min(routes)
         if p in here:
@@ -558,12 +560,7 @@ class Signal:
 
 
 def prove_part(
-    network: Network,
-    source: str,
-    target: str,
-    value: Fraction,
-    multipliers: dict[str, list[Fraction]],
-    torus: tuple[int, ...] = (),
+    network: Network, source: str, target: str, value: Fraction, multipliers: Listed, torus: Place = (), row: Row = None
 ) -> Fraction:
     """Prove ``|target(x) - target(y)|_2 <= value |source(x) - source(y)|_2`` from multipliers, exactly.
 
@@ -574,6 +571,7 @@ def prove_part(
 
     as a quadratic form in ``(dx, du)``, which all of ``dv`` and ``dy`` are linear in: a matrix of integers, in a common
     unit, has to be positive semidefinite (Fazlyab et al. 2019, theorem 2, for increments). On a torus, `prove_waves`.
+    For one row dy is one entry of the output, and what stands before it is as `_measured` says.
 
     Raises:
         Reject: If the form is not shown to be positive semidefinite.
@@ -586,15 +584,17 @@ def prove_part(
     bent = [node for node in inner if node.members or (node.kind == "activation" and not _nearly_linear(node))]
     if multipliers.keys() != {node.name for node in bent}:
         raise Malformed(f"{where} has multipliers of {sorted(multipliers)[:5]}, not of its activations")
-    widths = {source: math.prod(network[source].shape)}
+    entries, where = math.prod(network[source].shape), where if row is None else f"{where}, row {row[1]} in {row[0]}"
+    one, tau, read = _measured(row, value, entries, math.prod(network[target].shape), where)
+    widths = {source: one.shape[1]}
     for node in bent:
         size = math.prod(node.shape)
         widths[node.name] = size - size // node.members if node.members else size
     try:
         require_size((sum(widths.values()),) * 2)
-        signals = {source: _variable(source, widths[source])}
-        one = signals[source].blocks[source]
-        terms: list[Term] = [(value**2, source, source, one, one, Fraction(0))]
+        signals = {source: Signal(Fraction(1), {source: one}, {source: one})}
+        X, unit = _integers(tau or [value**2] * one.shape[1])
+        terms: list[Term] = [(unit, source, source, np.diag(X), np.diag(X), Fraction(0))]
         for node in inner:
             reads = [signals[name] for name in node.sources]
             if node.kind == "activation" and node.name not in multipliers:
@@ -607,8 +607,7 @@ def prove_part(
                 terms += _constraint(node, reads[0], multipliers[node.name], where)
             else:
                 signals[node.name] = _through(node, reads, [network[name].shape for name in node.sources])
-        output = signals[target]
-        terms += _gram(output, [Fraction(-1)] * math.prod(network[target].shape))
+        terms += _gram(signals[target], read)
         holds = _semidefinite_sum(terms, widths)
     except TooLarge as reason:
         raise TooLarge(
@@ -618,6 +617,22 @@ def prove_part(
     if not holds:
         raise Reject(f"{where}: the multipliers do not prove the bound {_show(value)}.")
     return value
+
+
+def _measured(row: Row, value: Fraction, entries: int, outputs: int, where: str) -> tuple[Any, Any, Any]:
+    """The entries of the input that move, weights of their squares, and what stands before those of the output.
+
+    In linf, ``sum tau_j dx_j^2 <= value^2 max dx_j^2`` if the weights add up to ``value^2``. In l1 entries may move one
+    after the other, so a bound of every entry alone is one for all.
+    """
+    norms, k, tau = row or ("l2->l2", 0, [])
+    if len(tau) != (entries if norms == "linf->linf" else 0) or any(weight < 0 for weight in tau):
+        raise Malformed(f"{where}: {len(tau)} weights for {entries} entries of the input, or one is negative")
+    if sum(tau) > value**2:
+        raise Reject(f"{where}: the sum of weights {_show(sum(tau))} is above the square of {_show(value)}.")
+    number, moved = divmod(k, entries) if norms == "l1->linf" else (k, slice(None))
+    read = [Fraction(-int(row is None or i == number)) for i in range(outputs)]
+    return np.eye(entries, dtype=np.int64)[:, moved].reshape(entries, -1), tau, read
 
 
 def _variable(name: str, size: int) -> Signal:
@@ -860,7 +875,6 @@ def _semidefinite_sum(terms: list[Term], widths: dict[str, int], alike: bool = F
 WAVE_LIMIT = 1 << 37  # frequencies x (rows of the real form)^3
 FINE = 50  # bits after the point of a cosine; off by less than 2^-FINE
 PI = Fraction(3141592653589793238462643383279502884197169399375105820974944, 10**60)  # off by less than 10^-60
-Place = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -891,12 +905,7 @@ class Kernel:
 
 
 def prove_waves(
-    network: Network,
-    source: str,
-    target: str,
-    value: Fraction,
-    multipliers: dict[str, list[Fraction]],
-    torus: tuple[int, ...],
+    network: Network, source: str, target: str, value: Fraction, multipliers: Listed, torus: Place
 ) -> Fraction:
     """`prove_part` for convolutions, with one multiplier per channel and phase, by the form on a torus.
 

@@ -32,11 +32,14 @@ if TYPE_CHECKING or __package__:
         PI,
         TEXT_LIMIT,
         Accept,
+        Listed,
         Malformed,
         Map,
         Network,
         Node,
+        Place,
         Reject,
+        Row,
         TooLarge,
         broadcasts,
         cosine_and_sine,
@@ -1065,12 +1068,7 @@ def _variance(low: list[Fraction], high: list[Fraction]) -> Fraction:
 
 
 def prove_mixed(
-    network: Network,
-    source: str,
-    target: str,
-    value: Fraction,
-    multipliers: dict[str, list[Fraction]],
-    torus: tuple[int, ...] = (),
+    network: Network, source: str, target: str, value: Fraction, multipliers: Listed, torus: Place = (), row: Row = None
 ) -> Fraction:
     """`prove_part`, where an activation has multipliers for those of its neurons only whose slope is not known.
 
@@ -1082,7 +1080,7 @@ def prove_mixed(
             f"the part from {source} to {target} has multipliers of {sorted(multipliers)[:5]}: no such nodes"
         )
     if torus:
-        return prove_part(network, source, target, value, multipliers, torus)
+        return prove_part(network, source, target, value, multipliers, torus, row)
     names = {}
     apart: Network = {}
     for node in network.values():
@@ -1095,7 +1093,7 @@ def prove_mixed(
     if len(apart) != len(network) + 4 * len(names):
         raise Malformed(f"nodes are called as parts of others: {sorted(names)[:5]}")
     renamed = {names.get(name, name): listed for name, listed in multipliers.items()}
-    return prove_part(apart, source, target, value, renamed, torus)
+    return prove_part(apart, source, target, value, renamed, torus, row)
 
 
 def _bends(node: Node) -> np.ndarray:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 
+import numpy as np
 import torch
 
 from lipcert.certificate import Certificate, Validity
 from lipcert.check import Malformed, Network, PartProver, Prover, Reject, verify
+from lipcert.check import Row as CheckedRow
 from lipcert.check_domain import verify_domain
 from lipcert.domain import WholeSpace
 from lipcert.errors import CheckFailed
 from lipcert.graph import Affine, Graph
 from lipcert.linear import LinearMap
-from lipcert.lmi import holds, normal_form
+from lipcert.lmi import Multipliers, NormalForm, holds, normal_form
+from lipcert.lmi.proof import Price
+from lipcert.lmi.rows import column, row
 from lipcert.lmi.torus import torus_form
 from lipcert.lmi.waves import holds_on
-from lipcert.norms import Norms
+from lipcert.norms import L1_LINF, LINF, Norms
 from lipcert.opnorm import composed_norm, opnorm
 from lipcert.regions import require_ranges, restricted, stated_by
 
@@ -96,22 +101,24 @@ def check_everywhere(certificate: Certificate, graph: Graph) -> Certificate:
         value: Fraction,
         multipliers: dict[str, list[Fraction]],
         torus: tuple[int, ...],
+        row: CheckedRow,
     ) -> Fraction:
         if torus:
             waves = torus_form(graph, source, target, torus)
-            counts, shown = {bend.name: bend.count for bend in waves.bends}, partial(holds_on, waves)
+            counts = {bend.name: bend.count for bend in waves.bends}
+            shown: Callable[[Multipliers], bool] = partial(holds_on, waves, bound=float(value))
         else:
-            form = normal_form(graph, source, target)
-            counts, shown = {layer.name: layer.count for layer in form.layers}, partial(holds, form)
+            form, price = _measured(normal_form(graph, source, target), row, value)
+            counts = {layer.name: layer.count for layer in form.layers}
+            shown = partial(holds, form, bound=price)
         given = {
             name: torch.tensor(list(map(float, listed)), dtype=torch.float64) for name, listed in multipliers.items()
         }
         if {name: len(lam) for name, lam in given.items()} != counts:
             raise Malformed(f"the multipliers of the part from {source} to {target} are not those of its activations")
-        if not shown(given, float(value)):
-            raise Reject(
-                f"the part from {source} to {target}: the multipliers do not prove the bound {float(value)!r}."
-            )
+        if not shown(given):
+            where = f"the part from {source} to {target}" + ("" if row is None else f", row {row[1]} in {row[0]}")
+            raise Reject(f"{where}: the multipliers do not prove the bound {float(value)!r}.")
         return value
 
     return _checked(certificate, graph, prove, prove_multipliers)
@@ -130,6 +137,21 @@ def _kernel_norm(maps: list[LinearMap], norms: Norms) -> float | None:
         return opnorm(maps[0], norms).value
     found = composed_norm(maps, norms)
     return None if found is None else found.value
+
+
+def _measured(form: NormalForm, found: CheckedRow, value: Fraction) -> tuple[NormalForm, Price]:
+    """What a row of a part in other norms than l2 is about: a form, and a bound or weights of its input's entries."""
+    if found is None:
+        return form, float(value)
+    norms, number, tau = Norms.parse(found[0]), found[1], found[2]
+    if len(tau) != (form.inputs if norms == LINF else 0) or any(weight < 0 for weight in tau):
+        raise Malformed(f"row {number} in {norms}: {len(tau)} weights for {form.inputs} inputs, or one is negative")
+    if sum(tau) > value**2:
+        raise Reject(f"row {number} in {norms}: the sum of its weights is above the square of {float(value)!r}.")
+    if norms == L1_LINF:
+        number, moved = divmod(number, form.inputs)
+        form = column(form, moved)
+    return row(form, number), np.array(list(map(float, tau))) if tau else float(value)
 
 
 def _map(graph: Graph, name: str) -> LinearMap:

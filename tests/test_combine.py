@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lipcert import L2, LINF, certify, check, check_float64, trace, witness
+from lipcert import L1, L2, LINF, certify, check, check_float64, trace, witness
 from lipcert.certificate import Certificate, Gains, Multipliers, Validity
 from lipcert.certifiers import Auto, Best, LipSDP, Product, Split
 from lipcert.certifiers.split import Outline, unknowns
@@ -235,7 +235,8 @@ def test_auto_chooses_by_size_and_says_why():
     assert none.method.startswith("Auto: 34 unknowns, over 3, Product(")
     assert whole.bound < cut.bound < none.bound == Product()(graph).bound
     assert Auto()(trace(nn.Linear(2, 2), (2,))).method.startswith("Auto: nothing bends")
-    assert Auto()(graph, LINF).method.startswith("Auto: linf->linf, which is bounded layer by layer, Product(")
+    assert Auto()(graph, L1).method.startswith("Auto: l1->l1, which is bounded layer by layer, Product(")
+    assert Auto()(graph, LINF).method.startswith("Auto: linf->linf, RowLipSDP: one programme for every row, ")
 
 
 def test_auto_answers_the_same_twice_and_without_time_too():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 from lipcert import solvers
@@ -9,6 +10,7 @@ from lipcert.certificate import Certificate
 from lipcert.certifiers.fourier import FourierLipSDP, TorusOutline, with_head
 from lipcert.certifiers.lipsdp import LipSDP, Solved
 from lipcert.certifiers.product import Product
+from lipcert.certifiers.rows import PAIRS, RowLipSDP
 from lipcert.certifiers.split import Outline, Split, unknowns
 from lipcert.graph import Graph
 from lipcert.lmi import Multipliers, NormalForm
@@ -17,16 +19,20 @@ from lipcert.ranks import Map, in_process
 from lipcert.solvers import Progress, Solution
 from lipcert.solvers.solution import silent
 
+ROWS = {math.inf: 32, 2.0: 32, 1.0: 256}
+"""Most programmes of a part, by the norm of the input."""
+
 
 @dataclass(frozen=True)
 class Auto:
     """The tightest bound that a stated time buys; never looser than `Product`.
 
     In l2, `LipSDP` of the whole if its largest part has at most ``largest`` unknowns; otherwise `FourierLipSDP` if a
-    part is convolutional, or `Split` into parts that are small enough; `Product` in other norms, and where every part
-    is over the cap or nothing bends between two linear maps. The choice depends on sizes and on the kinds of nodes, and
-    the method says what was chosen and why. The time stops the solver, not the norms
-    and not the proof; whether it does depends on the machine, and the bound is then a valid one that is less tight.
+    part is convolutional, or `Split` into parts that are small enough. To linf, `RowLipSDP` if a part has at most
+    1,000 inputs and neurons and 32 outputs (from l1, 256 pairs of an input and an output). `Product` in other norms,
+    and where every part is over the cap or nothing bends between two linear maps. The choice depends on sizes and on
+    the kinds of nodes, and the method says what was chosen and why. The time stops the solver, not the norms and not
+    the proof; whether it does depends on the machine, and the bound is then a valid one that is less tight.
 
     Args:
         seconds: Time for the solvers; parts get shares by their unknowns.
@@ -59,7 +65,10 @@ class Auto:
     def solve(self, graph: Graph, norms: Norms = L2) -> Solved:
         """Certify a graph, and hand out what the solver found besides."""
         if norms != L2:
-            return self._layerwise(graph, norms, f"{norms}, which is bounded layer by layer")
+            rows = RowLipSDP(rows=ROWS[norms.p], seconds=self.seconds, product=self.product, over=self.over)
+            if norms not in PAIRS or not rows.ends(graph, norms)[1]:
+                return self._layerwise(graph, norms, f"{norms}, which is bounded layer by layer")
+            return _because(f"{norms}", Solved(rows(graph, norms)))
         outline = Outline(graph)
         whole = outline.unknowns(0, len(outline.names) - 1)
         if not whole:

@@ -15,7 +15,7 @@ from lipcert.certificate import Block, Gain
 from lipcert.errors import InvalidInput, NotFinite, NotLipschitz, UnsupportedOperation
 from lipcert.graph import Activation, Add, Affine, Concat, Graph, Input, Node, Opaque, sources
 from lipcert.kernel.rounding import round_up
-from lipcert.norms import L2, SUPPORTED, Norms, require_supported
+from lipcert.norms import SUPPORTED, Norms, require_supported
 
 Bounds = dict[Norms, Fraction]
 
@@ -40,7 +40,8 @@ def node_bounds(graph: Graph, gains: Iterable[Gain], norms: Norms, blocks: Itera
         graph: The network.
         gains: Operator-norm bounds of consecutive affine nodes; every affine node must end at least one path.
         norms: Norm on the input, and on each node's output.
-        blocks: Bounds of parts of the graph, in l2; nodes inside a part have no bound of their own.
+        blocks: Bounds of parts of the graph, in l2 or to linf; nodes inside a part have no bound of their own. After a
+            part in a mixed pair there are bounds in that pair only.
 
     Raises:
         UnsupportedOperation: If an opaque node has no constant in these norms.
@@ -59,7 +60,11 @@ def node_bounds(graph: Graph, gains: Iterable[Gain], norms: Norms, blocks: Itera
             continue
         if node.name in ends:
             block = ends[node.name]
-            bounds[node.name] = {L2: Fraction(block.value) * bounds[block.source][L2]}
+            before = bounds[block.source][Norms(norms.p, block.norms.p)]
+            if block.norms.q != norms.p:
+                pairs = (norms,)
+            # |v|_q <= |v|_p for every supported pair, where q >= p
+            bounds[node.name] = dict.fromkeys(pairs, Fraction(block.value) * before)
             continue
         bounds[node.name] = {pair: _node_bound(node, graph, bounds, by_end.get(node.name, ()), pair) for pair in pairs}
     return {name: finite(round_up(found[norms]), f"the bound at `{name}`") for name, found in bounds.items()}

@@ -170,7 +170,9 @@ def require_l2(norms: Norms, who: str) -> None:
         UnsupportedOperation: If they are others.
     """
     if norms != L2:
-        raise UnsupportedOperation(f"`{who}` bounds l2->l2, not {norms}. Certify with `Product()`.", path="")
+        raise UnsupportedOperation(
+            f"`{who}` bounds l2->l2, not {norms}. Certify to linf with `RowLipSDP()`, or with `Product()`.", path=""
+        )
 
 
 def assembled(

@@ -75,6 +75,22 @@ def multipliers_of(form: NormalForm, z: Vectors) -> dict[str, Tensor]:
     where the vectors solve the dual programme, these are the optimal multipliers. For a linear network with slopes
     one, :math:`\lambda = b / a` with the forward and backward singular vectors.
     """
+    return _stationary(form, z)[0]
+
+
+def weights_of(form: NormalForm, z: Vectors) -> Tensor:
+    r"""The weights :math:`\tau \ge 0` of the input's entries that go with `multipliers_of`, ``(inputs,)``.
+
+    Of all vectors with :math:`|x_i| = 1` let z have the largest :math:`|y|^2`. Then :math:`\tau_i x_i` is the
+    sensitivity at :math:`x_i`.
+    """
+    x = z[INPUT]
+    pull = _stationary(form, z)[1].get(INPUT, torch.zeros_like(x))
+    return (_products(x, pull) / _squares(x).clamp_min(1e-300)).clamp_min(0.0)
+
+
+def _stationary(form: NormalForm, z: Vectors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """`multipliers_of`, and the sensitivities of the Lagrangian at all variables."""
     y = form.output.value(z, 1)
     b = {name: block.mH @ y for name, block in form.output.blocks.items()}
     found = {}
@@ -89,7 +105,7 @@ def multipliers_of(form: NormalForm, z: Vectors) -> dict[str, Tensor]:
         pull = pull * (total * u - 2.0 * (layer.alpha * layer.beta)[:, None] * v)
         for name, block in layer.v.blocks.items():
             b[name] = b[name] + block.mH @ pull if name in b else block.mH @ pull
-    return found
+    return found, b
 
 
 def vectors_of(factors: Factors, sharpness: float, rank: int) -> dict[str, Tensor]:

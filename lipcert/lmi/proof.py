@@ -128,15 +128,20 @@ def _mixed(
     return mixed, strength / 10.0
 
 
-def holds(form: NormalForm, multipliers: Multipliers, bound: float) -> bool:
+Price = float | Array
+"""What stands before the input's squares: a bound K, for ``K**2``, or a weight for each entry."""
+
+
+def holds(form: NormalForm, multipliers: Multipliers, bound: Price) -> bool:
     """Whether these multipliers prove ``bound``, rounding included; ``False`` may mean that it is too close.
 
-    Of a batch of forms with real blocks, whether they prove it for each.
+    Of a batch of forms with real blocks, whether they prove it for each. With weights ``tau`` of the input's entries in
+    place of a bound, whether ``|dy|_2^2 <= sum tau_j dx_j^2`` is proven.
     """
     return Proof(form, multipliers).holds(bound)
 
 
-def least_room(form: NormalForm, multipliers: Multipliers, bound: float) -> float:
+def least_room(form: NormalForm, multipliers: Multipliers, bound: Price) -> float:
     """By how much, relatively, ``bound`` has to be raised at least if it is the lowest there is."""
     return Proof(form, multipliers).least_room(bound)
 
@@ -224,15 +229,15 @@ class Proof:
             self._add((a, name), -_t(block), _t(size))
         self.roundings = max(self.roundings, 2 * (2 * B.roundings + 8))
 
-    def holds(self, bound: float) -> bool:
+    def holds(self, bound: Price) -> bool:
         """Whether the matrix with ``rho = bound**2`` is shown to be positive semidefinite."""
         return self.within(bound, 0.0, np.inf)
 
-    def within(self, bound: float, least: float, most: float) -> bool:
+    def within(self, bound: Price, least: float, most: float) -> bool:
         """Whether the eigenvalues of the scaled matrix with ``rho = bound**2`` are shown to lie between two numbers.
 
         Args:
-            bound: The bound.
+            bound: The bound, or weights.
             least: At most 1.
             most: At most 16, or infinity.
         """
@@ -255,7 +260,7 @@ class Proof:
         # Entries on the diagonal are below 32 before and after: adding rounds by at most 2^-48.
         return bool(add_up(add_up(defect, error), 2.0**-48) <= shift)
 
-    def least_room(self, bound: float) -> float:
+    def least_room(self, bound: Price) -> float:
         """By how much a bound has to be raised at least for a proof, if no matrix just below is positive semidefinite.
 
         Raising it by a relative delta raises the matrix, which has to be above zero by its allowance, by at most
@@ -267,12 +272,12 @@ class Proof:
         H, sizes, rho = found
         return max(WEAKEST, self._allowance(H, sizes)[1] / (2.0 * float(rho.max())))
 
-    def _scaled(self, bound: float) -> tuple[dict[Pair, Array], dict[Pair, Array], Array] | None:
+    def _scaled(self, bound: Price) -> tuple[dict[Pair, Array], dict[Pair, Array], Array] | None:
         """The matrix with ``rho = bound**2``, its entries' sizes, and rho, scaled to a diagonal of about one."""
-        if not (self.valid and 0.0 < bound < 1e150 and all(np.all(np.isfinite(block)) for block in self.H.values())):
+        rho = _squared(bound, self.width[INPUT])
+        if rho is None or not (self.valid and all(np.all(np.isfinite(block)) for block in self.H.values())):
             return None
         H, sizes = dict(self.H), dict(self.sizes)
-        rho = np.full(self.width[INPUT], float(np.nextafter(np.float64(bound) * bound, 0.0)))
         H[INPUT, INPUT], sizes[INPUT, INPUT] = H[INPUT, INPUT] + np.diag(rho), sizes[INPUT, INPUT] + np.diag(rho)
         # Factors known within an interval may differ from position to position: what they change is bounded for a whole
         # batch at once, so its matrices are scaled alike.
@@ -332,6 +337,13 @@ class Proof:
                 if place[a] <= place[b]:
                     size = _t(np.abs(w)[:, None] * left_size) @ right_size
                     self._add((a, b), -(_t(w[:, None] * left) @ right), size)
+
+
+def _squared(bound: Price, inputs: int) -> Array | None:
+    """What stands before the input's squares, not more than ``bound**2``; ``None`` where it is out of range."""
+    if not isinstance(bound, np.ndarray):
+        return np.full(inputs, float(np.nextafter(np.float64(bound) * bound, 0.0))) if 0.0 < bound < 1e150 else None
+    return bound if bool(np.all((bound >= 0.0) & (bound < 1e300))) else None
 
 
 def _left_of_kept(form: NormalForm, multipliers: Multipliers) -> dict[str, tuple[Array, dict[str, Array]]]:

@@ -27,12 +27,11 @@ def reduced(form: NormalForm) -> NormalForm:
         >>> form.inputs, reduced(form).inputs
         (9, 4)
     """
-    form = _without_kept(form)
-    output = _fewer_rows(form.output)
-    readers = [layer.v for layer in form.layers] + [output]
+    form = settled(form)
+    readers = [layer.v for layer in form.layers] + [form.output]
     basis = _basis([signal.blocks[INPUT] for signal in readers if INPUT in signal.blocks])
     if basis is None or basis.shape[-1] >= form.inputs:
-        return NormalForm(form.inputs, form.layers, output)
+        return form
     signals = [
         Signal({**signal.blocks, INPUT: signal.blocks[INPUT] @ basis}) if INPUT in signal.blocks else signal
         for signal in readers
@@ -41,8 +40,17 @@ def reduced(form: NormalForm) -> NormalForm:
     return NormalForm(basis.shape[-1], layers, signals[-1])
 
 
-def rescaled(form: NormalForm, multipliers: Multipliers, rho: float) -> NormalForm:
-    """The same constraint in variables in which ``rho`` and all multipliers become ones. For computing only."""
+def settled(form: NormalForm) -> NormalForm:
+    """An equivalent form without kept variables, with the same input and an output no larger than what it reads."""
+    form = _without_kept(form)
+    return NormalForm(form.inputs, form.layers, _fewer_rows(form.output))
+
+
+def rescaled(form: NormalForm, multipliers: Multipliers, rho: float | Tensor) -> NormalForm:
+    """The same constraint in variables in which ``rho`` and all multipliers become ones. For computing only.
+
+    With weights of the input's entries in place of rho, these become ones.
+    """
     root = {INPUT: form.zeros(form.inputs).real + rho**0.5}
     root |= {layer.name: layer.spread(multipliers[layer.name]).sqrt() for layer in form.layers}
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from lipcert.lmi import Multipliers, NormalForm, linear_path, multipliers_of, reduced, tighten
 from lipcert.lmi.dual import value_of
 from lipcert.solvers.first_order import FirstOrder
@@ -62,6 +64,18 @@ class Auto:
             given = Recursion()(small).multipliers if low is None else low.multipliers
             found = FirstOrder(sharpness=(100.0, 1000.0), ascents=0, seconds=left)(small, given, progress)
         return _better(found, low, why)
+
+    def weighted(self, form: NormalForm, progress: Progress = silent) -> tuple[Solution, Tensor]:
+        """Multipliers and weights of the input's entries with the least sum; see `InteriorPoint.weighted`.
+
+        The ascent goes first; the interior point goes on where that has not reached the gap.
+        """
+        low, tau = LowRank(1000, gap=self.gap, seconds=0.4 * self.seconds).weighted(form, progress)
+        if self._reached(low):
+            return low, tau
+        found, other = InteriorPoint(self.gap, seconds=0.6 * self.seconds).weighted(form, progress)
+        best = _better(found, low, f"Auto: {form.inputs + form.neurons} unknowns, ")
+        return best, other if found.rho <= low.rho else tau
 
     def _reached(self, found: Solution) -> bool:
         return found.rho <= found.dual * (1.0 + 2.0 * self.gap)

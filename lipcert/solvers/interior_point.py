@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lipcert.lmi import Factors, Multipliers, NormalForm, tighten
 from lipcert.solvers.pencil import Pencil, Rows, pencil
-from lipcert.solvers.recursion import begun
+from lipcert.solvers.recursion import begun, begun_weighted
 from lipcert.solvers.solution import Progress, Solution, silent
 
 _SPREAD = 1e3
@@ -60,28 +60,49 @@ class InteriorPoint:
         if form.neurons == 0 or not 0.0 < rho < float("inf"):
             return Solution(given, rho, 0.0, 0, f"{self!r}: nothing to improve")
         state = _begin(pencil(small, given, 1.05 * rho))
-        why, count = "iteration limit", 0
-        while state is not None and count < self.iterations:
-            if time.monotonic() - began > self.seconds:
-                why = "time limit"
-                break
-            count += 1
-            moved = _step(_rescaled(state, small))
-            state = state if moved is None else moved
-            progress(count, state.rho, state.dual)
-            if state.rho - state.dual <= 2.0 * self.gap * state.rho:
-                why = "gap reached"
-                break
-            if moved is None:
-                why = "no further progress"
-                break
         if state is None:
             return Solution(given, rho, 0.0, 0, f"{self!r}: no interior")
-        multipliers = state.problem.multipliers(state.y[1:])
+        state, count, why = self._run(state, small, began, progress)
+        multipliers = state.multipliers
         found = tighten(small, multipliers)
         if not found <= rho:
             multipliers, found = dict(given), rho
         return Solution(multipliers, found, min(state.dual, found), count, f"{self!r}: {why}")
+
+    def weighted(self, form: NormalForm, progress: Progress = silent) -> tuple[Solution, Tensor]:
+        r"""Multipliers and weights :math:`\tau` of the input's entries with the least sum, for inputs in linf.
+
+        :math:`|\delta y|_2^2 \le \sum_i \tau_i \delta x_i^2 \le \sum_i \tau_i |\delta x|_\infty^2`. The solution's
+        ``rho`` and ``dual`` are about the sum.
+
+        References:
+            | A quantitative geometric approach to neural-network smoothness (Wang, Prakriya, Jha, 2022)
+        """
+        began = time.monotonic()
+        small, given, tau = begun_weighted(form)
+        rho = float(tau.sum())
+        nothing = Solution(given, rho, 0.0, 0, f"{self!r}: nothing to improve")
+        if form.neurons == 0 or not 0.0 < rho < float("inf"):
+            return nothing, tau
+        state = _begin(pencil(small, given, 1.05 * tau))
+        if state is None:
+            return nothing, tau
+        state, count, why = self._run(state, small, began, progress)
+        return Solution(state.multipliers, state.rho, state.dual, count, f"{self!r}: {why}"), state.prices
+
+    def _run(self, state: _State, form: NormalForm, began: float, progress: Progress) -> tuple[_State, int, str]:
+        """Where the iteration ends, after how many steps, and why."""
+        for count in range(self.iterations):
+            if time.monotonic() - began > self.seconds:
+                return state, count, "time limit"
+            moved = _step(_rescaled(state, form))
+            state = state if moved is None else moved
+            progress(count + 1, state.rho, state.dual)
+            if state.rho - state.dual <= 2.0 * self.gap * state.rho:
+                return state, count + 1, "gap reached"
+            if moved is None:
+                return state, count + 1, "no further progress"
+        return state, self.iterations, "iteration limit"
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +111,7 @@ class _State:
 
     Attributes:
         problem: The scaled problem.
-        y: ``(rho, lambda)``.
+        y: ``(prices, lambda)``.
         factors: The elimination at y.
         X: The partner.
         L: Its factor.
@@ -109,18 +130,33 @@ class _State:
     @property
     def rho(self) -> float:
         """The squared bound, in the network's own scale."""
-        return float(self.y[0]) * self.problem.unit
+        return self.problem.total(self.y)
+
+    @property
+    def prices(self) -> Tensor:
+        """The prices, in the network's own scale."""
+        return self.y[: self.problem.prices] * self.problem.unit
+
+    @property
+    def lam(self) -> Tensor:
+        """The multipliers, scaled."""
+        return self.y[self.problem.prices :]
+
+    @property
+    def multipliers(self) -> dict[str, Tensor]:
+        """The multipliers, in the network's own scale."""
+        return self.problem.multipliers(self.lam)
 
 
 def _begin(problem: Pencil) -> _State | None:
-    y = problem.alpha.new_ones(sum(problem.counts) + 1)
+    y = problem.alpha.new_ones(problem.prices + sum(problem.counts))
     factors = problem.factors(y)
     if factors is None:
         return None
     Z = problem.inverse(factors)
     mu = 1.0 / Z[..., : problem.inputs, : problem.inputs].diagonal(dim1=-2, dim2=-1).real.sum()
     L, failed = torch.linalg.cholesky_ex(mu * Z)
-    return None if bool(failed.any()) else _State(problem, y, factors, mu * Z, L, mu / y[1:], 0.0)
+    return None if bool(failed.any()) else _State(problem, y, factors, mu * Z, L, mu / y[problem.prices :], 0.0)
 
 
 def _rescaled(state: _State, form: NormalForm) -> _State:
@@ -128,15 +164,16 @@ def _rescaled(state: _State, form: NormalForm) -> _State:
     old, y = state.problem, state.y
     if float(y.max() / y.min()) <= _SPREAD:
         return state
-    new = pencil(form, old.multipliers(y[1:]), state.rho)
+    new = pencil(form, state.multipliers, state.prices)
     ones = torch.ones_like(y)
     factors = new.factors(ones)
     if factors is None:
         return state
-    root = torch.cat([y.new_ones(old.inputs), (old.spread(y[1:]) / y[0]).sqrt()])
+    level = state.rho / float(old.unit.sum())
+    root = (torch.cat([y[: old.prices].expand(old.inputs), old.spread(state.lam)]) / level).sqrt()
     L = root[:, None] * state.L
     X = root[:, None] * state.X * root
-    return replace(state, problem=new, y=ones, factors=factors, X=X, L=L, s=state.s * y[1:] / y[0])
+    return replace(state, problem=new, y=ones, factors=factors, X=X, L=L, s=state.s * state.lam / level)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +194,7 @@ class _Newton:
         self.rows_X, self.rows_Z = problem.rows(state.X), problem.rows(self.Z)
         M, self.trace = problem.schur(state.X, self.rows_X, self.Z, self.rows_Z)
         if problem.bounded:
-            M.diagonal()[1:] += state.s / state.y[1:]
+            M.diagonal()[problem.prices :] += state.s / state.lam
         self.root = M.diagonal().clamp_min(1e-300).sqrt()
         scaled = M / self.root[:, None] / self.root
         self.factor, failed = torch.linalg.cholesky_ex(scaled)
@@ -171,7 +208,7 @@ class _Newton:
     def complementarity(self, along: tuple[float, float], direction: _Direction | None) -> float:
         """The inner product of both sides, after steps along a direction."""
         problem, state = self.state.problem, self.state
-        y, X, rows, s = state.y, state.X, self.rows_X, state.s
+        y, X, rows, s, first = state.y, state.X, self.rows_X, state.s, problem.prices
         product = _pairing(problem, y, X, rows, 1.0)
         if direction is not None:
             a, b = along
@@ -182,26 +219,26 @@ class _Newton:
                 + a * b * _pairing(problem, direction.dy, direction.dX, direction.rows, 0.0)
             )
             y, s = y + a * direction.dy, s + b * direction.ds
-        return product + (float(s @ y[1:]) if problem.bounded else 0.0)
+        return product + (float(s @ y[first:]) if problem.bounded else 0.0)
 
     def direction(self, target: float, predicted: _Direction | None) -> _Direction:
         """The HKM direction towards ``X S = target I``, with the second-order term of a predicted one."""
-        problem, state, lam = self.state.problem, self.state, self.state.y[1:]
+        problem, state, lam, first = self.state.problem, self.state, self.state.lam, self.state.problem.prices
         right = target * self.trace
-        right[0] -= 1.0
+        right[:first] -= problem.unit / problem.unit.sum()
         own = torch.zeros_like(lam)
         inner = None
         if predicted is not None:
             inner = problem.direction_times(predicted.dy, predicted.dX, predicted.rows)
             right -= problem.cross_traces(inner.mH, self.Z, self.rows_Z)
-            own = predicted.ds * predicted.dy[1:]
+            own = predicted.ds * predicted.dy[first:]
         if problem.bounded:
-            right[1:] += (target - own) / lam
+            right[first:] += (target - own) / lam
         dy = torch.cholesky_solve((right / self.root)[:, None], self.factor)[:, 0] / self.root
         T = problem.direction_times(dy, state.X, self.rows_X)
         T = (T if inner is None else T + inner).mH @ self.Z
         dX = target * self.Z - state.X - 0.5 * (T + T.mH)
-        ds = (target - own - state.s * dy[1:]) / lam - state.s
+        ds = (target - own - state.s * dy[first:]) / lam - state.s
         return _Direction(dy, dX, ds, problem.rows(dX))
 
 
@@ -233,7 +270,8 @@ def _lengths(state: _State, found: _Direction, short: float) -> tuple[float, flo
     a = short * _feasible(state, found.dy, 1.0 / short)
     b = short * _longest(state.L, found.dX)
     if state.problem.bounded:
-        a, b = min(a, short * _ratio(state.y[1:], found.dy[1:])), min(b, short * _ratio(state.s, found.ds))
+        falls = short * _ratio(state.lam, found.dy[state.problem.prices :])
+        a, b = min(a, falls), min(b, short * _ratio(state.s, found.ds))
     return min(1.0, a), min(1.0, b)
 
 
@@ -274,7 +312,7 @@ def _moved(state: _State, found: _Direction, a: float, b: float) -> _State | Non
         return None
     if max(a, b) <= 1e-6:
         return None
-    dual = max(state.dual, problem.dual(L) * problem.unit)
+    dual = max(state.dual, problem.dual(L))
     return replace(state, y=y, factors=factors, X=X, L=L, s=state.s + b * found.ds, dual=dual)
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -29,14 +29,20 @@ from lipcert.lmi import (
     factorise,
     feasible,
     multipliers_of,
+    reduced,
     tighten,
     vectors_of,
 )
-from lipcert.lmi.dual import Vectors, directions_of
+from lipcert.lmi.dual import Vectors, directions_of, weights_of
 from lipcert.lmi.elimination import graded
+from lipcert.lmi.normal_form import INPUT
+from lipcert.lmi.rows import divided
 from lipcert.solvers.descent import Descent, Point
-from lipcert.solvers.recursion import begun
+from lipcert.solvers.recursion import begun, begun_weighted
 from lipcert.solvers.solution import Progress, Solution, silent
+
+_PARTS = tuple(10.0 ** (power / 2.0) for power in range(-14, -3))
+"""Parts of equal weights that are mixed into those of inputs, of which small ones are not known well."""
 
 _LOOK = 100
 """Iterations between two looks at the multipliers."""
@@ -94,6 +100,48 @@ class LowRank:
                 multipliers, found = named, value
         return Solution(multipliers, found, min(ascent.value, found), count, repr(self))
 
+    def weighted(self, form: NormalForm, progress: Progress = silent) -> tuple[Solution, Tensor]:
+        """Multipliers and weights of the input's entries with the least sum; see `InteriorPoint.weighted`."""
+        began = time.monotonic()
+        small, given, tau = begun_weighted(form)
+        rho = float(tau.sum())
+        scaled = divided(small, tau) if 0.0 < rho < float("inf") else small
+        factors = factorise(scaled, given)
+        if form.neurons == 0 or not 0.0 < rho < float("inf") or factors is None:
+            return Solution(given, rho, 0.0, 0, f"{self!r}: nothing to improve"), tau
+        z = vectors_of(factors, 10.0, self.rank)
+        first = directions_of(small, {**z, INPUT: z[INPUT] / tau.sqrt()[:, None]})
+
+        def late() -> bool:
+            return time.monotonic() - began > self.seconds
+
+        ascent = Ascent(small, first, self.memory, _unit_rows)
+        count, more, found = 0, ascent.value > 0.0, Solution(given, rho, 0.0, 0, "")
+        while more and count < self.iterations and not found.rho <= found.dual * (1.0 + 2.0 * self.gap):
+            at_once = min(_LOOK, self.iterations - count)
+            tell = partial(_told, progress, count, found.rho)
+            done = ascent.run(at_once, self.tolerance, late, lambda k, dual, tell=tell: tell(k, dual * form.inputs))
+            more, count = done == at_once and not late(), count + done
+            z = feasible(small, ascent.directions())
+            named, weights = multipliers_of(small, z), weights_of(small, z)
+            found = replace(found, dual=ascent.value * form.inputs)
+            for part in _PARTS:
+                share = (1.0 - part) * weights / weights.sum() + part / form.inputs
+                better, value = repaired(reduced(divided(small, share)), named, found.rho)
+                if better is not None:
+                    found, tau = replace(found, multipliers=better, rho=value), value * share
+        dual = min(found.rho, found.dual)
+        return replace(found, dual=dual, iterations=count, method=repr(self)), tau
+
+
+def _unit_rows(directions: Vectors) -> Vectors:
+    x = directions[INPUT]
+    return {**directions, INPUT: x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-300)}
+
+
+def _as_it_is(directions: Vectors) -> Vectors:
+    return directions
+
 
 def _told(progress: Progress, before: int, rho: float, k: int, dual: float) -> None:
     progress(before + k, rho, dual)
@@ -102,9 +150,11 @@ def _told(progress: Progress, before: int, rho: float, k: int, dual: float) -> N
 class Ascent:
     """The dual value of vectors, raised in all of them."""
 
-    def __init__(self, form: NormalForm, directions: Vectors, memory: int) -> None:
-        """Begin at directions ``(..., size, r)`` whose dual value is not zero."""
-        self.form = form
+    def __init__(
+        self, form: NormalForm, directions: Vectors, memory: int, normal: Callable[[Vectors], Vectors] = _as_it_is
+    ) -> None:
+        """Begin at directions ``(..., size, r)`` whose dual value is not zero; only those made ``normal`` count."""
+        self.form, self._normal = form, normal
         x = directions[next(iter(directions))]
         self._complex = x.is_complex()
         scaled = {name: z if name else z / z.norm() for name, z in directions.items()}
@@ -122,7 +172,7 @@ class Ascent:
     def directions(self) -> dict[str, Tensor]:
         """The present directions."""
         assert self._descent is not None
-        return self._unpacked(self._descent.theta)
+        return dict(self._normal(self._unpacked(self._descent.theta)))
 
     def run(
         self, iterations: int, tolerance: float, late: Callable[[], bool], told: Callable[[int, float], None]
@@ -140,7 +190,7 @@ class Ascent:
 
     def _function(self, theta: Tensor) -> Point | None:
         flat = theta.detach().requires_grad_()
-        value = -dual_value(self.form, self._unpacked(flat)).log()
+        value = -dual_value(self.form, self._normal(self._unpacked(flat))).log()
         if not bool(torch.isfinite(value)):
             return None
         (gradient,) = torch.autograd.grad(value, flat)

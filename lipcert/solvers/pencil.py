@@ -4,6 +4,9 @@ r"""The constraint's matrix as a function of the unknowns, in a scale where the 
 :math:`p_j = e_j - \alpha_j v_j`, :math:`q_j = e_j - \beta_j v_j`. V is kept by blocks, so that products with it cost
 what the network's own layers cost. Matrices may be complex and carry batch dimensions in front; unknowns are real and
 shared by the batch, and inner products are sums over it.
+
+With weights :math:`\tau` of the input's entries in place of :math:`\rho`, the first term is
+:math:`\sum_i \tau_i e_i e_i^T` and the objective :math:`\sum_i \tau_i`: as many prices as inputs, instead of one.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from torch import Tensor
 from lipcert.lmi import Factors, Multipliers, NormalForm, dual_value, eliminate, rescaled
 from lipcert.lmi.dual import directions_of
 from lipcert.lmi.elimination import over_batch
+from lipcert.lmi.normal_form import INPUT
 
 Rows = tuple[Tensor, Tensor]
 """``P M`` and ``Q M`` of a matrix M."""
@@ -25,7 +29,7 @@ Rows = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Pencil:
-    """The scaled problem; the unknowns are ``y = (rho, lambda)``.
+    """The scaled problem; the unknowns are ``y = (prices, lambda)``, where rho is the only price or each input has one.
 
     Attributes:
         form: The network in the scale in which the start is ones.
@@ -36,7 +40,7 @@ class Pencil:
         alpha: Slopes from below, ``(N,)``.
         beta: Slopes from above, ``(N,)``.
         gram: ``Y^H Y``, ``(..., n, n)``.
-        unit: What one of the scaled rho stands for.
+        unit: What ones of the scaled prices stand for, ``(1,)`` or ``(inputs,)``.
         scale: What ones of the scaled multipliers stand for.
         bounded: Whether ``lambda >= 0`` has to be asked for; where no slope interval lies on one side of zero it
             follows from the diagonal of ``S >= 0``.
@@ -50,7 +54,7 @@ class Pencil:
     alpha: Tensor
     beta: Tensor
     gram: Tensor
-    unit: float
+    unit: Tensor
     scale: Multipliers
     bounded: bool
 
@@ -58,6 +62,19 @@ class Pencil:
     def inputs(self) -> int:
         """Size of the x part."""
         return self.form.inputs
+
+    @property
+    def prices(self) -> int:
+        """How many of the unknowns stand before squares of inputs."""
+        return len(self.unit)
+
+    def total(self, y: Tensor) -> float:
+        """What is minimised, in the network's own scale."""
+        return float(y[: self.prices] @ self.unit)
+
+    def paid(self, values: Tensor, dim: int = 0) -> Tensor:
+        """Sums over the inputs that share a price."""
+        return values if self.prices == self.inputs else values.sum(dim, keepdim=True)
 
     def named(self, lam: Tensor) -> dict[str, Tensor]:
         """Scaled multipliers by layer, still scaled."""
@@ -84,11 +101,11 @@ class Pencil:
         """The elimination at y and the factor of what is left on the input; ``None`` unless ``S > 0``."""
         if self.bounded and not float(y.min()) > 0.0:
             return None
-        lam, rows = self.named(y[1:]), {}
+        lam, rows = self.named(y[self.prices :]), {}
         G = eliminate(self.form, lambda layer, own, across: lam[layer.name], keep=rows.__setitem__)
         if G is None:
             return None
-        room = y[0] * torch.eye(self.inputs, dtype=G.dtype, device=G.device) - G
+        room = torch.diag_embed(y[: self.prices].expand(self.inputs).to(G.dtype)) - G
         L, failed = torch.linalg.cholesky_ex(room)
         return None if bool(failed.any()) else (Factors(self.form, G, rows), L)
 
@@ -146,20 +163,18 @@ class Pencil:
         return PP, A - b * B - a[:, None] * BH + a[:, None] * b * D, QQ
 
     def schur(self, X: Tensor, rows_X: Rows, Z: Tensor, rows_Z: Rows) -> tuple[Tensor, Tensor]:
-        """``M_ij = <F_i, X F_j Z>`` for ``F = (E_x, A_1, ..., A_N)``, and ``<F_i, Z>``."""
+        """``M_ij = <F_i, X F_j Z>`` for ``F = (E_x, A_1, ..., A_N)``, and ``<F_i, Z>``; E_x by prices."""
         n0, (PX, QX), (PZ, QZ) = self.inputs, rows_X, rows_Z
         PXP, PXQ, QXQ = self._corners(X, self.V(X))
         PZP, PZQ, QZQ = self._corners(Z, self.V(Z))
         half = _summed(PXQ.mH, PZQ)
         inner = half + half.mT + _summed(QXQ, PZP) + _summed(PXP, QZQ)
-        side = _inner(QZ[..., :n0], PX[..., :n0]) + _inner(PZ[..., :n0], QX[..., :n0])
-        corner = _inner(Z[..., :n0, :n0], X[..., :n0, :n0]).sum()
+        side = _summed(QZ[..., :n0], PX[..., :n0]) + _summed(PZ[..., :n0], QX[..., :n0])
+        side = self.gather(self.paid(side, 1))
+        corner = self.paid(self.paid(_summed(Z[..., :n0, :n0], X[..., :n0, :n0])), 1)
         inner = self.gather(self.gather(inner), 1)
-        side = self.gather(side)
-        size = len(side) + 1
-        M = side.new_empty(size, size)
-        M[1:, 1:], M[0, 0], M[0, 1:], M[1:, 0] = inner, corner, side, side
-        return M, torch.cat([_trace(Z, n0), self.gather(2.0 * over_batch(PZQ.diagonal(dim1=-2, dim2=-1).real))])
+        M = torch.cat([torch.cat([corner, side.mT], dim=1), torch.cat([side, inner], dim=1)])
+        return M, torch.cat([self._trace(Z), self.gather(2.0 * over_batch(PZQ.diagonal(dim1=-2, dim2=-1).real))])
 
     def traces(self, M: Tensor, rows: Rows) -> Tensor:
         """``<F_i, M>`` of a Hermitian matrix."""
@@ -171,19 +186,19 @@ class Pencil:
             for name, block in layer.v.blocks.items():
                 along[..., here] += (PM[..., here, self.columns[name]] * block.conj()).real.sum(-1)
         inner = over_batch(own - self.beta * along)
-        return torch.cat([_trace(M, self.inputs), self.gather(2.0 * inner)])
+        return torch.cat([self._trace(M), self.gather(2.0 * inner)])
 
     def cross_traces(self, A: Tensor, Z: Tensor, rows_Z: Rows) -> Tensor:
         """``<F_i, A Z>`` for any A and a Hermitian Z, without their product."""
         n0, (PZ, QZ), (PA, QA) = self.inputs, rows_Z, self.rows(A)
-        first = _inner(A[..., :n0, :], Z[..., :n0, :]).sum().reshape(1)
+        first = self.paid(_inner(A[..., :n0, :], Z[..., :n0, :]))
         return torch.cat([first, self.gather(_inner(QA, PZ) + _inner(PA, QZ))])
 
     def direction_times(self, dy: Tensor, X: Tensor, rows: Rows) -> Tensor:
         """``(S' dy) X`` with the linear part ``S'``."""
-        n0, lam, (PX, QX) = self.inputs, self.spread(dy[1:])[:, None], rows
+        n0, lam, (PX, QX) = self.inputs, self.spread(dy[self.prices :])[:, None], rows
         found = torch.empty_like(X)
-        found[..., :n0, :] = dy[0] * X[..., :n0, :]
+        found[..., :n0, :] = dy[: self.prices, None] * X[..., :n0, :]
         found[..., n0:, :] = (QX + PX) * lam
         inner = self.beta[:, None] * lam * PX
         if bool(self.alpha.any()):
@@ -194,13 +209,25 @@ class Pencil:
         return found
 
     def dual(self, L: Tensor) -> float:
-        """A bound of the scaled rho that no multipliers can go below, from a factor ``X = L L^H``."""
+        """A bound of the total price that no multipliers can go below, from a factor ``X = L L^H``.
+
+        Where every input has its price, ``|y|^2 <= sum of tau_i |x_i|^2`` is at most the total for ``|x_i| = 1``.
+        """
         vectors = {name: L[..., place, :] for name, place in self.columns.items()}
-        return float(dual_value(self.form, directions_of(self.form, vectors)))
+        total = float(self.unit.sum())
+        if self.prices > 1:
+            x = vectors[INPUT]
+            length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-300)
+            vectors[INPUT] = x / length * (self.unit / total).sqrt()[:, None]
+        return float(dual_value(self.form, directions_of(self.form, vectors))) * total
+
+    def _trace(self, M: Tensor) -> Tensor:
+        n0 = self.inputs
+        return self.paid(over_batch(M[..., :n0, :n0].diagonal(dim1=-2, dim2=-1).real))
 
 
-def pencil(form: NormalForm, start: Multipliers, rho: float) -> Pencil:
-    """The problem of a form, scaled so that ``(rho, start)`` becomes ones."""
+def pencil(form: NormalForm, start: Multipliers, rho: float | Tensor) -> Pencil:
+    """The problem of a form, scaled so that ``(rho, start)`` becomes ones; rho may be one for every input."""
     highest = max(float(lam.max()) for lam in start.values())
     start = {name: lam.clamp_min(1e-30 * highest) for name, lam in start.items()}
     scaled = rescaled(form, start, rho)
@@ -222,7 +249,8 @@ def pencil(form: NormalForm, start: Multipliers, rho: float) -> Pencil:
     for (a, left), (b, right) in itertools.product(scaled.output.blocks.items(), repeat=2):
         gram[..., columns[a], columns[b]] += left.mH @ right
     bounded = bool((alpha * beta > 0.0).any())
-    return Pencil(scaled, columns, neurons, counts, index, alpha, beta, gram, rho, start, bounded)
+    unit = rho if isinstance(rho, Tensor) else alpha.new_full((1,), rho)
+    return Pencil(scaled, columns, neurons, counts, index, alpha, beta, gram, unit, start, bounded)
 
 
 def _signals(form: NormalForm):
@@ -238,8 +266,3 @@ def _summed(A: Tensor, B: Tensor) -> Tensor:
     """The entrywise product with the conjugate, summed over the batch: ``(N, N)``."""
     product = (A * B.conj()).real
     return product if product.ndim == 2 else product.flatten(0, -3).sum(0)
-
-
-
-def _trace(M: Tensor, inputs: int) -> Tensor:
-    return M[..., :inputs, :inputs].diagonal(dim1=-2, dim2=-1).real.sum().reshape(1)

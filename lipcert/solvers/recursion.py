@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lipcert.lmi import Layer, Multipliers, NormalForm, eliminate, reduced, tighten
 from lipcert.lmi.elimination import largest
+from lipcert.lmi.reduction import settled
 from lipcert.solvers.solution import Progress, Solution, silent
 
 _SYMMETRIC = (0.505, 0.51, 0.52, 0.55, 0.6, 0.7, 1.0)
@@ -96,6 +97,16 @@ def begun(form: NormalForm, start: Multipliers | None) -> tuple[NormalForm, Mult
         found = Recursion()(small)
         return small, found.multipliers, found.rho
     return small, start, tighten(small, start)
+
+
+def begun_weighted(form: NormalForm) -> tuple[NormalForm, Multipliers, Tensor]:
+    """The same where every entry of the input has a weight: the form, with its input as it is, and weights."""
+    small = settled(form)
+    given = Recursion()(small).multipliers
+    G = eliminate(small, lambda layer, own, across: given[layer.name])
+    # A matrix is at most the diagonal one of its absolute row sums.
+    tau = form.zeros(form.inputs) + torch.inf if G is None else G.abs().sum(-1)
+    return small, given, tau.clamp_min(1e-12 * float(tau.max()))
 
 
 def _largest(layer: Layer, values: Tensor) -> Tensor:
