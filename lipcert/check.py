@@ -133,22 +133,23 @@ def verify(
         Reject: If the claim is not proven.
         Malformed: If certificate or network is not what the format says; anything unforeseen is reported as this.
     """
-    return guarded(lambda: _verify(text, document, dict(arrays), prove or prove_gain, prove_multipliers or prove_part))
+
+    def run() -> Accept:
+        claim = read_claim(text)
+        network = identified(claim, document, dict(arrays))
+        return settle(claim, network, prove or prove_gain, prove_multipliers or prove_part)
+
+    return guarded(run)
 
 
 def verify_files(certificate: str, weights: str) -> Accept:
-    """`verify` on files.
-
-    Raises:
-        Reject: If the claim is not proven.
-        Malformed: If a file cannot be read or is not what the format says.
-    """
+    """`verify` on files; one that cannot be read or is not what the format says is `Malformed`."""
 
     def run() -> Accept:
         if Path(certificate).stat().st_size > TEXT_LIMIT:
             raise Malformed(f"the certificate is over {TEXT_LIMIT} bytes")
         text = Path(certificate).read_bytes().decode("utf-8")
-        return _verify(text, *read_safetensors(weights), prove_gain, prove_part)
+        return verify(text, *read_safetensors(weights))
 
     return guarded(run)
 
@@ -180,13 +181,6 @@ def guarded(run: Callable[[], Accept]) -> Accept:
         raise
     except Exception as error:  # nothing else may escape: a number we cannot vouch for is worse than a refusal
         raise Malformed(f"{type(error).__name__}: {str(error)[:200]}") from error
-
-
-def _verify(
-    text: str, document: Any, arrays: dict[str, np.ndarray], prove: Prover, prove_multipliers: PartProver
-) -> Accept:
-    claim = read_claim(text)
-    return settle(claim, identified(claim, document, arrays), prove, prove_multipliers)
 
 
 def read_claim(text: str, **local: type) -> dict[str, Any]:
