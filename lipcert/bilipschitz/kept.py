@@ -129,9 +129,7 @@ class _Walk:
         shapes = [self._shape(name) for name in node.sources]
 
         def side_by_side(tensors: list[Tensor]) -> Tensor:
-            shaped = [
-                tensor.reshape(*shape, *tensor.shape[1:]) for tensor, shape in zip(tensors, shapes, strict=True)
-            ]
+            shaped = [tensor.reshape(*shape, *tensor.shape[1:]) for tensor, shape in zip(tensors, shapes, strict=True)]
             return torch.cat(shaped, dim).reshape(-1, *tensors[0].shape[1:])
 
         index, reads = side_by_side([part.index for part in read]), side_by_side([part.reads for part in read])

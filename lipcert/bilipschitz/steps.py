@@ -109,9 +109,7 @@ def bounded(name: str, block: Graph, by: Certifier, centres: Sequence[float]) ->
     if all(isinstance(node, Affine | Add | Concat) for node in inner):
         lower, upper, reason = affine_sides(block)
         certificates = () if upper < math.inf else (by(block, L2),)
-        return Step(
-            name, Kind.AFFINE, lower, _least(upper, certificates), reason, block, certificates=certificates
-        )
+        return Step(name, Kind.AFFINE, lower, _least(upper, certificates), reason, block, certificates=certificates)
     if len(inner) == 1 and isinstance(inner[0], Activation):
         return _activation(name, inner[0], block)
     found = kept(block)
