@@ -1,5 +1,5 @@
-r"""A flow that provably inverts
-===========================
+r"""Does this flow invert, and how fast?
+====================================
 
 An invertible residual network maps data to noise through blocks ``y = x + g(x)``. Each can be inverted by iterating
 ``x <- y - g(x)``, if the Lipschitz constant L of g is below 1; then the iteration needs
@@ -21,6 +21,7 @@ Run it as ``python examples/residual_flow.py``, or with ``--steps`` and ``--out`
 
 import argparse
 import copy
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -63,7 +64,7 @@ class Residual(nn.Module):
     def __init__(self, normalise: Callable[[nn.Linear], nn.Module]) -> None:
         super().__init__()
         widths = (2, WIDTH, WIDTH, 2)
-        layers = [normalise(nn.Linear(*pair)) for pair in zip(widths, widths[1:], strict=False)]
+        layers = [normalise(nn.Linear(*pair)) for pair in itertools.pairwise(widths)]
         self.branch = nn.Sequential(layers[0], nn.ELU(), layers[1], nn.ELU(), layers[2])
 
     def forward(self, x: Tensor) -> Tensor:
