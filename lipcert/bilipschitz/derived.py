@@ -26,7 +26,7 @@ class DerivedRow:
         upper: Its upper side.
         constant: L of the branch; ``None`` where there is none.
         inverse: A Lipschitz constant of the inverse.
-        iterations: How many iterations reduce a first step of length 1 to the error asked for; 1 for couplings;
+        iterations: How many iterations reduce a first step of length 1 to the error asked for; 2 for couplings;
             ``None`` where the inverse is not iterated, or never gets there.
         terms: How many terms of the log-determinant's power series leave no more nats than asked for; ``None`` except
             for contracting residual blocks. The log-determinant of a coupling is 0.
@@ -55,7 +55,7 @@ def derived_rows(found: BiLipschitz, *, error: float = 1e-6, nats: float = 1e-3)
     """
     rows = []
     for step in found.steps:
-        iterations, terms = (1 if step.kind is Kind.COUPLING else None), None
+        iterations, terms = (2 if step.kind is Kind.COUPLING else None), None
         if step.rate is not None and step.rate < 1.0:
             iterations = _counted(iterations_needed, step.rate, 1.0, error)
             if step.centre == 1.0:

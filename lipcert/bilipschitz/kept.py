@@ -7,13 +7,29 @@ input it may read. A residual block passes everything on; in an additive couplin
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lipcert.graph import Activation, Add, Affine, Concat, Graph, Input, Node, Opaque, sources
+from lipcert.graph import Activation, Add, Affine, Concat, Graph, Input, Node, sources
 from lipcert.linear import Diagonal, LinearMap, Reshape, Selection, Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What is known of one node: ``K x + rest(x)`` on flattened tensors.
+
+    Attributes:
+        index: ``(size,)``, int64: the entry of the input that an entry passes on, or -1.
+        changed: ``(size,)``, bool: where the rest may depend on the input.
+        rest: The node that computes the rest, if it is not zero.
+    """
+
+    index: Tensor
+    changed: Tensor
+    rest: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,35 +37,54 @@ class Kept:
     """``f(x) = K x + g(x)`` on flattened tensors.
 
     Attributes:
-        index: ``(outputs,)``, int64: the entry of the input that an output passes on, or -1.
-        reads: ``(outputs, inputs)``, bool: whether g's output may depend on the input's entry.
+        block: f.
+        parts: The same of every node of f.
         branch: g; ``None`` if it is zero.
     """
 
-    index: Tensor
-    reads: Tensor
+    block: Graph
+    parts: Mapping[str, Part]
     branch: Graph | None
+
+    @property
+    def index(self) -> Tensor:
+        """``(outputs,)``, int64: the entry of the input that an output passes on, or -1."""
+        return self.parts[self.block.output.name].index
 
     @property
     def is_bijective(self) -> bool:
         """Whether K is a permutation."""
-        count = self.reads.shape[1]
+        count = math.prod(self.block.input.shape)
         return len(self.index) == count and torch.equal(self.index.sort().values, torch.arange(count))
 
     @property
     def is_coupling(self) -> bool:
-        """Whether K is a permutation, and g reads only entries that are passed on unchanged."""
-        changed = self.index[self.reads.any(1)]
-        return self.is_bijective and not bool(self.reads.any(0)[changed].any())
+        """Whether K is a permutation, and g reads only entries that are passed on unchanged, up to constants."""
+        if not self.is_bijective:
+            return False
+        changed = torch.zeros(len(self.index), dtype=torch.bool)
+        changed[self.index] = self.parts[self.block.output.name].changed
+        return not bool(self.reads(changed).any())
 
+    def reads(self, entries: Tensor) -> Tensor:
+        """Which outputs of g may depend on one of the marked entries of the input.
 
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """What is known of one node: as in `Kept`, with the name of the node that computes g, if it is not zero."""
+        Args:
+            entries: ``(inputs,)``, bool.
 
-    index: Tensor
-    reads: Tensor
-    rest: str | None
+        Returns:
+            ``(outputs,)``, bool.
+        """
+        seen: dict[str, Tensor] = {}
+        for node in self.block:
+            names = sources(node)
+            if self.parts[node.name].rest == node.name:
+                whole = [seen[name] | _marked(self.parts[name].index, entries) for name in names]
+                seen[node.name] = _spread(node, whole)
+            else:
+                shapes = [self.block[name].shape for name in names]
+                seen[node.name] = _carried(node, [seen[name] for name in names], shapes)
+        return seen[self.block.output.name]
 
 
 def kept(block: Graph) -> Kept:
@@ -65,86 +100,69 @@ def kept(block: Graph) -> Kept:
         ...         a, b = x.chunk(2, dim=1)
         ...         return torch.cat([b + self.t(a), a], dim=1)
         >>> found = kept(trace(Coupling(), (2,)))
-        >>> found.index.tolist(), found.reads.tolist(), found.is_coupling
-        ([1, 0], [[True, False], [False, False]], True)
+        >>> found.index.tolist(), found.reads(torch.tensor([True, False])).tolist(), found.is_coupling
+        ([1, 0], [True, False], True)
     """
     walk = _Walk(block)
-    parts = {node.name: walk.part(node) for node in block}
-    last = parts[block.output.name]
-    return Kept(last.index, last.reads, None if last.rest is None else _ending(walk.nodes, last.rest))
+    for node in block:
+        walk.nodes.append(node)
+        walk.parts[node.name] = walk.part(node)
+    last = walk.parts[block.output.name].rest
+    return Kept(block, walk.parts, None if last is None else _ending(walk.nodes, last))
 
 
 class _Walk:
     """The parts of the nodes so far, and the nodes with those that compute rests added."""
 
     def __init__(self, block: Graph) -> None:
-        self.input = block.input
+        self.block = block
         self.nodes: list[Node] = []
-        self.parts: dict[str, _Part] = {}
+        self.parts: dict[str, Part] = {}
         self.taken = {node.name for node in block}
 
-    def part(self, node: Node) -> _Part:
-        self.nodes.append(node)
-        self.parts[node.name] = found = self._found(node)
-        return found
-
-    def _found(self, node: Node) -> _Part:
+    def part(self, node: Node) -> Part:
         read = [self.parts[name] for name in sources(node)]
+        shapes = [self.block[name].shape for name in sources(node)]
+        size = math.prod(node.shape)
         match node:
-            case Input(shape=shape):
-                count = math.prod(shape)
-                return _Part(torch.arange(count), torch.zeros(1, count, dtype=torch.bool).expand(count, -1), None)
+            case Input():
+                return Part(torch.arange(size), torch.zeros(size, dtype=torch.bool), None)
             case Affine(map=linear) if _moves(linear):
-                return self._moved(node, linear, read[0])
+                index = _moved(linear, read[0].index, -1)
+                rest = self._moved_rest(node, linear, read[0].rest)
             case Add() if int(torch.stack([part.index >= 0 for part in read]).sum(0).max()) <= 1:
-                rests = tuple(part.rest for part in read if part.rest is not None)
-                rest = self._put(Add(self._fresh(node), rests, node.shape)) if len(rests) > 1 else (*rests, None)[0]
-                return _Part(torch.stack([part.index for part in read]).amax(0), _union(read), rest)
+                index = torch.stack([part.index for part in read]).amax(0)
+                rest = self._sum(node, [part.rest for part in read if part.rest is not None])
             case Concat(dim=dim):
-                return self._joined(node, dim, read)
-            case Add():
-                return self._mixed(node, _union([_all_of(part) for part in read]))
-            case Activation() | Affine(map=Diagonal()):
-                return self._mixed(node, _all_of(read[0]))
-            case Affine() | Opaque():
-                return self._mixed(node, _all_of(read[0]).any(0, keepdim=True).expand(math.prod(node.shape), -1))
+                index = _side_by_side([part.index for part in read], shapes, dim)
+                rest = self._joined(node, read, shapes)
+            case _:  # nothing is known of it but what it reads: all of it is rest
+                return Part(torch.full((size,), -1), torch.ones(size, dtype=torch.bool), node.name)
+        return Part(index, _carried(node, [part.changed for part in read], shapes), rest)
 
-    def _mixed(self, node: Node, reads: Tensor) -> _Part:
-        """A node of which nothing is known but what it reads: all of it is rest."""
-        return _Part(torch.full((math.prod(node.shape),), -1), reads, node.name)
+    def _moved_rest(self, node: Affine, linear: LinearMap, rest: str | None) -> str | None:
+        if rest is not None:
+            return self._put(Affine(self._fresh(node), rest, linear, node.bias))
+        return None if node.bias is None else self._constant(node, node.shape, node.bias)
 
-    def _moved(self, node: Affine, linear: LinearMap, part: _Part) -> _Part:
-        index, reads = part.index, part.reads
-        if isinstance(linear, Selection):
-            places = linear.index.flatten()
-            index, reads = _picked(index, places, -1), _picked(reads, places, False)
-        elif isinstance(linear, Diagonal):
-            on = linear.scale.expand(linear.in_shape).flatten() == 1.0
-            index, reads = torch.where(on, index, -1), reads & on[:, None]
-        if part.rest is not None:
-            return _Part(index, reads, self._put(Affine(self._fresh(node), part.rest, linear, node.bias)))
-        return _Part(index, reads, None if node.bias is None else self._constant(node, node.shape, node.bias))
+    def _sum(self, node: Node, rests: list[str]) -> str | None:
+        if len(rests) > 1:
+            return self._put(Add(self._fresh(node), tuple(rests), node.shape))
+        return rests[0] if rests else None
 
-    def _joined(self, node: Concat, dim: int, read: list[_Part]) -> _Part:
-        shapes = [self._shape(name) for name in node.sources]
-
-        def side_by_side(tensors: list[Tensor]) -> Tensor:
-            shaped = [tensor.reshape(*shape, *tensor.shape[1:]) for tensor, shape in zip(tensors, shapes, strict=True)]
-            return torch.cat(shaped, dim).reshape(-1, *tensors[0].shape[1:])
-
-        index, reads = side_by_side([part.index for part in read]), side_by_side([part.reads for part in read])
+    def _joined(self, node: Concat, read: list[Part], shapes: list[Shape]) -> str | None:
         if all(part.rest is None for part in read):
-            return _Part(index, reads, None)
+            return None
         rests = [
             self._constant(node, shape, None) if part.rest is None else part.rest
             for part, shape in zip(read, shapes, strict=True)
         ]
-        return _Part(index, reads, self._put(Concat(self._fresh(node), tuple(rests), dim, node.shape)))
+        return self._put(Concat(self._fresh(node), tuple(rests), node.dim, node.shape))
 
     def _constant(self, node: Node, shape: Shape, bias: Tensor | None) -> str:
         """Zero, or a bias alone."""
-        nothing = Selection(torch.full(shape, -1), self.input.shape)
-        return self._put(Affine(self._fresh(node), self.input.name, nothing, bias))
+        nothing = Selection(torch.full(shape, -1), self.block.input.shape)
+        return self._put(Affine(self._fresh(node), self.block.input.name, nothing, bias))
 
     def _put(self, node: Node) -> str:
         self.nodes.append(node)
@@ -157,9 +175,6 @@ class _Walk:
         self.taken.add(name)
         return name
 
-    def _shape(self, name: str) -> Shape:
-        return next(node.shape for node in self.nodes if node.name == name)
-
 
 def _moves(linear: LinearMap) -> bool:
     """Whether a map only moves entries or sets them to zero."""
@@ -168,28 +183,44 @@ def _moves(linear: LinearMap) -> bool:
     return isinstance(linear, Reshape | Selection)
 
 
-def _picked(rows: Tensor, places: Tensor, nothing: int | bool) -> Tensor:
-    picked = rows[places.clamp_min(0)].clone()
-    picked[places < 0] = nothing
-    return picked
+def _moved(linear: LinearMap, values: Tensor, nothing: int | bool) -> Tensor:
+    """Values of entries under a map that moves them."""
+    match linear:
+        case Selection(index):
+            places = index.flatten()
+            return torch.where(places >= 0, values[places.clamp_min(0)], nothing)
+        case Diagonal(scale):
+            return torch.where(scale.expand(linear.in_shape).flatten() == 1.0, values, nothing)
+        case _:
+            return values
 
 
-def _all_of(part: _Part) -> Tensor:
-    """What a node's outputs depend on, the entries passed on included."""
-    passing = part.index >= 0
-    if not bool(passing.any()):
-        return part.reads
-    reads = part.reads.clone()
-    reads[passing.nonzero().flatten(), part.index[passing]] = True
-    return reads
+def _carried(node: Node, flags: Sequence[Tensor], shapes: Sequence[Shape]) -> Tensor:
+    """Flags of the rest of a node that moves, adds or joins what it reads."""
+    match node:
+        case Input(shape=shape):
+            return torch.zeros(math.prod(shape), dtype=torch.bool)
+        case Affine(map=linear):
+            return _moved(linear, flags[0], False)
+        case Concat(dim=dim):
+            return _side_by_side(flags, shapes, dim)
+        case _:
+            return torch.stack(tuple(flags)).any(0)
 
 
-def _union(parts: list[_Part] | list[Tensor]) -> Tensor:
-    tables = [part.reads if isinstance(part, _Part) else part for part in parts]
-    total = tables[0]
-    for table in tables[1:]:
-        total = total | table
-    return total
+def _spread(node: Node, flags: Sequence[Tensor]) -> Tensor:
+    """Flags of what a node computes: entry by entry where it works so, else all of them."""
+    if isinstance(node, Add | Activation) or (isinstance(node, Affine) and isinstance(node.map, Diagonal)):
+        return torch.stack(tuple(flags)).any(0)
+    return torch.stack([flag.any() for flag in flags]).any().expand(math.prod(node.shape))
+
+
+def _marked(index: Tensor, entries: Tensor) -> Tensor:
+    return (index >= 0) & entries[index.clamp_min(0)]
+
+
+def _side_by_side(values: Sequence[Tensor], shapes: Sequence[Shape], dim: int) -> Tensor:
+    return torch.cat([value.reshape(shape) for value, shape in zip(values, shapes, strict=True)], dim).flatten()
 
 
 def _ending(nodes: list[Node], name: str) -> Graph:

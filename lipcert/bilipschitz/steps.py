@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
 
@@ -149,8 +149,7 @@ def _coupling(name: str, block: Graph, found: Kept, by: Certifier, centres: Sequ
 def _residual(name: str, block: Graph, found: Kept, by: Certifier, centres: Sequence[float]) -> Step:
     own = by(block, L2)
     tries = [_around(name, block, found, by, centre, own) for centre in centres]
-    best = max(tries, key=lambda step: step.lower)
-    return replace(best, upper=min(step.upper for step in tries))
+    return max(tries, key=lambda step: step.lower)
 
 
 def _around(name: str, block: Graph, found: Kept, by: Certifier, centre: float, own: Certificate) -> Step:
@@ -209,10 +208,10 @@ def _unknown(block: Graph, found: Kept) -> str:
     last = block.output.name
     missing = math.prod(block.input.shape) - len(set(found.index[found.index >= 0].tolist()))
     shapes = f"{block.input.shape} -> {block.output.shape}"
-    if found.branch is None or len(found.index) != found.reads.shape[1]:
+    if found.branch is None or len(found.index) != math.prod(block.input.shape):
         return f"`{last}` ({shapes}) is no bijection that is known"
     return (
-        f"`{last}` is neither x + g(x) nor an additive coupling: {missing} of {found.reads.shape[1]} entries of the "
+        f"`{last}` is neither x + g(x) nor an additive coupling: {missing} of {len(found.index)} entries of the "
         f"input are not passed on with factor 1"
     )
 
