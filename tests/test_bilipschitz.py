@@ -281,6 +281,13 @@ def is_semidefinite(A: list[list[Fraction]]) -> bool:
     return True
 
 
+@pytest.mark.parametrize("factor", [0.5, 0.9, 1.1, 2.0])
+def test_nothing_is_assumed_of_the_approximate_inverse(factor: float, monkeypatch: pytest.MonkeyPatch):
+    A, invert_matrix = np.array([[2.0, 1.0], [0.0, 3.0]]), np.linalg.inv
+    monkeypatch.setattr(np.linalg, "inv", lambda matrix: factor * invert_matrix(matrix))
+    assert smallest_singular_value(A) <= np.linalg.svd(A, compute_uv=False).min()
+
+
 def test_what_is_added_to_a_matrix_lowers_its_smallest_singular_value():
     assert 0.75 * (1 - 1e-12) <= smallest_singular_value(np.eye(3), 0.25) <= 0.75
     assert smallest_singular_value(np.eye(3), 1.5) == 0.0
