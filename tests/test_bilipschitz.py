@@ -346,11 +346,15 @@ def test_the_constant_of_a_coupling_is_the_norm_of_its_matrix():
 
 
 def test_blocks_that_are_nearly_couplings_are_not_taken_for_one():
-    negative = scaled(2, -1.0)
+    negative, wide = scaled(2, -1.0), dense([0.0, 1.0, -1.0, 0.0], [1.0, 0.0, 0.0, -1.0])
 
     def reads_itself(self, x: Tensor) -> Tensor:
         a, b = x.chunk(2, dim=1)
         return torch.cat([a, b + torch.relu(self.t(b))], dim=1)
+
+    def reads_everything(self, x: Tensor) -> Tensor:
+        a, b = x.chunk(2, dim=1)
+        return torch.cat([a, b + torch.relu(self.u(x))], dim=1)
 
     def both_change(self, x: Tensor) -> Tensor:
         a, b = x.chunk(2, dim=1)
@@ -375,6 +379,7 @@ def test_blocks_that_are_nearly_couplings_are_not_taken_for_one():
 
     kinds = {
         reads_itself: Kind.RESIDUAL,
+        reads_everything: Kind.RESIDUAL,
         both_change: Kind.RESIDUAL,
         one_after_the_other: Kind.RESIDUAL,
         passed_on_twice: Kind.OTHER,
@@ -382,7 +387,7 @@ def test_blocks_that_are_nearly_couplings_are_not_taken_for_one():
         half_bent: Kind.OTHER,
     }
     for forward, kind in kinds.items():
-        step = bilipschitz(Forward(forward, t=negative), (4,), by=Product()).steps[0]
+        step = bilipschitz(Forward(forward, t=negative, u=wide), (4,), by=Product()).steps[0]
         assert step.kind is kind, forward.__name__
         # reads_itself is singular where b > 0; the others are not contractions of a branch either.
         assert step.lower == 0.0, forward.__name__
@@ -639,6 +644,12 @@ def test_what_the_series_leaves_out_is_the_closed_form(rate: float, d: int, n: i
         found = logdet_remainder(rate, d, n)
         assert exact <= found <= exact * (1 + mpmath.mpf(10) ** -10) + mpmath.mpf(2) ** -1000
         assert found <= quoted * (1 + mpmath.mpf(10) ** -10) + mpmath.mpf(2) ** -1000
+
+
+@pytest.mark.parametrize("rate", [0.9999, 0.999999])
+def test_a_rate_close_to_one_has_a_series_that_is_cut_and_still_bounded(rate: float):
+    exact = -math.log1p(-rate)
+    assert exact <= logdet_remainder(rate, 1, 0) <= exact * 60
 
 
 @pytest.mark.parametrize("d", [1, 2, 5])
