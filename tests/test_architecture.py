@@ -14,11 +14,11 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lipcert"
 FLOORS = {
     0: "errors norms domain certificate check_domain",
-    1: "linear graph kernel nn reference ranks quotient",
+    1: "linear graph kernel nn reference ranks quotient contraction",
     2: "opnorm outputs lowering freeze storage lmi solvers enclosure regions",
     3: "rules certifiers margins witness parametrizations recheck",
     4: "trace frontends",
-    5: "certify sandwich report target answers cli __main__ monitor falsify penalties branching pages",
+    5: "certify sandwich report target answers cli __main__ monitor falsify penalties branching pages bilipschitz",
     6: "testing",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
