@@ -101,7 +101,7 @@ def dual_bound(
         >>> _ = critic.weight.fill_(3.0), critic.bias.fill_(1.0)
         >>> xs, ys = torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [0.5]])
         >>> bound = dual_bound(critic, certify(critic, (1,)), xs, ys, diameter=2.0)
-        >>> round(bound.value, 12), bound.bounded.least  # four points say nothing of their distributions
+        >>> round(bound.value, 6), bound.bounded.least  # four points say nothing of their distributions
         (1.25, 0.0)
     """
     require_confidence(confidence, diameter=diameter, concentration=concentration)
