@@ -1,6 +1,5 @@
-"""
-Eight critics measure a distance that is exactly 1
-==================================================
+"""How well do eight critics measure a distance that is exactly 1?
+==================================================================
 
 P is the set of handwritten digits that scikit-learn ships (8 x 8 pixels); P + m is the same set with every pixel 1/8
 brighter. Pairing every image with its brighter copy moves the mass of P onto P + m over a distance of exactly
@@ -39,7 +38,7 @@ from lipcert.nn import GroupSort, MaxMin
 from lipcert.parametrizations import Bjorck, orthogonal, spectral_norm
 from lipcert.penalties import clip_weights, clipping_bound, gradient_penalty, r1
 from lipcert.report import format_down, format_up
-from lipcert.transport import dual_bound, dual_value, overshoot
+from lipcert.transport import dual_bound, overshoot
 
 SIZE = (8, 8)
 SHAPE = (1, *SIZE)
@@ -144,16 +143,15 @@ def train(recipe: Recipe, steps: int, seed: int) -> nn.Module:
 
 def judge(f: nn.Module, claim: float | None, seconds: float) -> dict[str, Any]:
     """What the critic reports, what is proved, and what becomes of the claim."""
-    reported = dual_value(f, P + M, P)
     certificate = lipcert.certify(f, SHAPE, by=Product())
     proved = dual_bound(f, certificate, P + M, P)
-    row = {"reported": reported.low, "bound": certificate.bound, "certified": proved.value, "claim": claim}
+    row = {"reported": proved.dual.low, "bound": certificate.bound, "certified": proved.value, "claim": claim}
     if claim is None:
         return {**row, "verdict": "no claim", "seen": 0.0, "factor": 0.0}
     # Half a dozen images and their brighter copies: where the average is above the claim, some pair is.
-    verdict = lipcheck(f, torch.cat([P[:6], P[:6] + M]), claim, effort=Effort(seconds))
+    verdict = lipcheck(f, torch.cat([P[:6], P[:6] + M]), claim, effort=Effort(seconds), by=Product())
     seen = verdict.steepest if isinstance(verdict, Refuted) else 0.0
-    factor = overshoot(reported, TRUTH, claim).factor
+    factor = overshoot(proved.dual, TRUTH, claim).factor
     return {**row, "verdict": type(verdict).__name__.upper(), "seen": seen, "factor": factor}
 
 

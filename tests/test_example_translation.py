@@ -9,7 +9,6 @@ from lipcert.transport import empirical_w1
 
 def require_consistent(found):
     """What holds after any number of steps."""
-    assert len(found) == 8
     for row in found.values():
         assert 0.0 <= row["certified"] <= translation.TRUTH
         assert row["reported"] <= row["bound"] * translation.TRUTH
@@ -20,7 +19,12 @@ def require_consistent(found):
             assert row["claim"] < row["seen"] <= row["bound"]
 
 
-def test_certified_distances_are_never_above_the_truth(tmp_path):
+QUICK = [name for name in translation.RECIPES if "MLP" in name or "R1" in name or "clipping" in name]
+
+
+def test_certified_distances_are_never_above_the_truth(tmp_path, monkeypatch):
+    monkeypatch.setattr(translation, "P", translation.P[:64])
+    monkeypatch.setattr(translation, "RECIPES", {name: translation.RECIPES[name] for name in QUICK})
     found = translation.main(steps=2, seed=0, out=tmp_path, seconds=0.1)
     require_consistent(found)
     assert (tmp_path / "translation.png").read_bytes().startswith(b"\x89PNG")
@@ -40,6 +44,7 @@ def test_the_distance_is_the_length_of_the_translation():
 def test_the_story_holds_after_training():
     found = translation.main()
     require_consistent(found)
+    assert len(found) == 8
     for name in ("torch spectral_norm, conv, ReLU", "torch spectral_norm, conv, LeakyReLU"):
         assert found[name]["reported"] > 15.0
         assert found[name]["factor"] > 15.0
