@@ -1,0 +1,82 @@
+"""Claims of published denoisers, layer by layer, and of published Wasserstein critics: proved, refuted, or both numbers.
+
+    python -m benchmarks.bench_audit [--only TEXT] [--seconds S] [--size N]
+
+Denoisers: RealSN (Ryu et al., 2019) and an averaged CNN (Hertrich et al., 2021; Goujon et al., 2023) are nonexpansive if
+every convolution has norm at most 1, which their training enforces approximately. Each layer is judged at an image of
+N x N pixels (a claim for larger images implies it, so a refutation stands for every larger size). Critics: see
+``examples/audit.py``. Nothing is printed of what is not in the folder of third-party networks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from benchmarks.third_party import CRITIC_CLAIMS, FOLDER, critics, networks
+from benchmarks.versions import versions
+from lipcert.certifiers import Product
+from lipcert.falsify import Effort, Proved, Refuted, Unknown, Verdict, lipcheck
+from lipcert.report import format_down, format_up
+
+DENOISERS = ("realsn", "averaged_cnn")
+
+
+def layers(size: int) -> Iterator[tuple[str, nn.Module, tuple[int, ...]]]:
+    """The linear parts of the denoisers' convolutions."""
+    for net in networks():
+        if net.name.startswith(DENOISERS):
+            convolutions = [layer for layer in net.build().modules() if isinstance(layer, nn.Conv2d)]
+            for number, layer in enumerate(convolutions):
+                layer.bias = None
+                yield f"{net.name}, convolution {number}", layer, (layer.in_channels, size, size)
+
+
+def told(verdict: Verdict) -> tuple[str, str, str]:
+    """The word, the lower number and the upper number."""
+    match verdict:
+        case Proved(certificate=certificate):
+            return "PROVED", "", format_up(certificate.bound, 7)
+        case Refuted(steepest=steepest):
+            return "REFUTED", format_down(steepest, 7), ""
+        case Unknown(witness=pair, upper=upper):
+            return "UNKNOWN", f"{format_down(pair.ratio, 7)} (float64)", format_up(upper, 7)
+
+
+def row(name: str, network: nn.Module, shape: tuple[int, ...], claim: float, seconds: float) -> str:
+    """One line of a table."""
+    start = time.perf_counter()
+    verdict = lipcheck(network.eval(), shape, claim, effort=Effort(seconds), by=Product())
+    cells = (name, repr(claim), *told(verdict), f"{time.perf_counter() - start:.1f} s")
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Print both tables as markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="rows whose name has this text")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of search for every claim")
+    parser.add_argument("--size", type=int, default=16, help="of the images that convolutions are judged at")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    print(versions("torch", "numpy"))
+    heading = "| {} | claim | verdict | at least | at most | time |\n|---|---|---|---|---|---|"
+    print("\n" + heading.format(f"layer at {asked.size} x {asked.size}"), flush=True)
+    for name, layer, shape in layers(asked.size):
+        if asked.only in name:
+            print(row(name, layer, shape, 1.0, asked.seconds), flush=True)
+    print("\n" + heading.format("critic"), flush=True)
+    for net in critics(FOLDER / "gan" / "w1bench" / "critics_dim2"):
+        claim = CRITIC_CLAIMS[net.name.rpartition("_")[2]]
+        if asked.only in net.name and claim is not None:
+            print(row(net.name, net.build(), net.shape, claim, asked.seconds), flush=True)
+
+
+if __name__ == "__main__":
+    main()
