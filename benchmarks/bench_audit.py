@@ -1,11 +1,11 @@
-"""Claims of published denoisers, layer by layer, and of published Wasserstein critics: proved, refuted, or both numbers.
+"""Claims of published denoisers, layer by layer, and of Wasserstein critics: proved, refuted, or both numbers.
 
     python -m benchmarks.bench_audit [--only TEXT] [--seconds S] [--size N]
 
-Denoisers: RealSN (Ryu et al., 2019) and an averaged CNN (Hertrich et al., 2021; Goujon et al., 2023) are nonexpansive if
-every convolution has norm at most 1, which their training enforces approximately. Each layer is judged at an image of
-N x N pixels (a claim for larger images implies it, so a refutation stands for every larger size). Critics: see
-``examples/audit.py``. Nothing is printed of what is not in the folder of third-party networks.
+Denoisers: RealSN (Ryu et al., 2019) and an averaged CNN (Goujon et al., 2023) are nonexpansive if every convolution has
+norm at most 1, which their training enforces approximately. Each layer is judged at images of N x N pixels; the norm of
+a convolution with zeros around it grows with the image, so a refutation stands for every larger one, a proof does not.
+Critics: see ``examples/audit.py``. Nothing is printed of what is not in the folder of third-party networks.
 """
 
 from __future__ import annotations

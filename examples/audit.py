@@ -119,16 +119,14 @@ def collected(folder: Path) -> list[Critic]:
     from benchmarks.third_party import CRITIC_CLAIMS, critics  # the reader of its files
 
     points = 3.5 * (2.0 * torch.rand(512, 2, generator=torch.Generator().manual_seed(0)) - 1.0)
-    return [
-        Critic(net.name, net.build(), CRITIC_CLAIMS[net.name.rpartition("_")[2]], points) for net in critics(folder)
-    ]
+    nets = [(net, net.name.rpartition("_")[2]) for net in critics(folder)]
+    return [Critic(net.name, net.build(), CRITIC_CLAIMS[method], points) for net, method in nets]
 
 
 def judge(critic: Critic, seconds: float) -> dict[str, Any]:
     """The mean gradient norm, the steepest pair, the proved bound, and what becomes of the claim."""
     f = critic.network
-    with torch.enable_grad():
-        gradients = sample_gradients(f, critic.points).norm(dim=1)
+    gradients = sample_gradients(f, critic.points).detach().norm(dim=1)
     row: dict[str, Any] = {"mean": float(gradients.mean()), "claim": critic.claim}
     row["bound"] = certify(f, (2,), by=Product()).bound
     if critic.claim is None:
