@@ -1,6 +1,6 @@
 """Claims of published denoisers, layer by layer, and of Wasserstein critics: proved, refuted, or both numbers.
 
-    python -m benchmarks.bench_audit [--only TEXT] [--seconds S] [--size N]
+    python -m benchmarks.bench_audit [--only TEXT] [--seconds S] [--size N] [--folder PATH]
 
 Denoisers: RealSN (Ryu et al., 2019) and an averaged CNN (Goujon et al., 2023) are nonexpansive if every convolution has
 norm at most 1, which their training enforces approximately. Each layer is judged at images of N x N pixels; the norm of
@@ -14,6 +14,7 @@ import argparse
 import time
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -27,9 +28,9 @@ from lipcert.report import format_down, format_up
 DENOISERS = ("realsn", "averaged_cnn")
 
 
-def layers(size: int) -> Iterator[tuple[str, nn.Module, tuple[int, ...]]]:
+def layers(folder: Path, size: int) -> Iterator[tuple[str, nn.Module, tuple[int, ...]]]:
     """The linear parts of the denoisers' convolutions."""
-    for net in networks():
+    for net in networks(folder):
         if net.name.startswith(DENOISERS):
             convolutions = [layer for layer in net.build().modules() if isinstance(layer, nn.Conv2d)]
             for number, layer in enumerate(convolutions):
@@ -62,17 +63,18 @@ def main() -> None:
     parser.add_argument("--only", default="", help="rows whose name has this text")
     parser.add_argument("--seconds", type=float, default=5.0, help="of search for every claim")
     parser.add_argument("--size", type=int, default=16, help="of the images that convolutions are judged at")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="of third-party networks")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     print(versions("torch", "numpy"))
     heading = "| {} | claim | verdict | at least | at most | time |\n|---|---|---|---|---|---|"
     print("\n" + heading.format(f"layer at {asked.size} x {asked.size}"), flush=True)
-    for name, layer, shape in layers(asked.size):
+    for name, layer, shape in layers(asked.folder, asked.size):
         if asked.only in name:
             print(row(name, layer, shape, 1.0, asked.seconds), flush=True)
     print("\n" + heading.format("critic"), flush=True)
-    for net in critics(FOLDER / "gan" / "w1bench" / "critics_dim2"):
+    for net in critics(asked.folder / "gan" / "w1bench" / "critics_dim2"):
         claim = CRITIC_CLAIMS[net.name.rpartition("_")[2]]
         if asked.only in net.name and claim is not None:
             print(row(net.name, net.build(), net.shape, claim, asked.seconds), flush=True)
