@@ -15,6 +15,7 @@ import copy
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -96,14 +97,13 @@ def main() -> None:
     print("\n" + heading.format(f"layer at {asked.size} x {asked.size}"), flush=True)
     for name, layer, shape in layers(asked.folder, asked.size):
         if asked.only in name:
-            print(row(name, lambda layer=layer, shape=shape: judge_layer(layer, shape, asked.seconds), 1.0), flush=True)
+            print(row(name, partial(judge_layer, layer, shape, asked.seconds), 1.0), flush=True)
     print("\n" + heading.format("critic"), flush=True)
     for net in critics(asked.folder / "gan" / "w1bench" / "critics_dim2"):
         claim = CRITIC_CLAIMS[net.name.rpartition("_")[2]]
         if asked.only in net.name and claim is not None:
-            print(
-                row(net.name, lambda net=net, claim=claim: judge_critic(net, claim, asked.seconds), claim), flush=True
-            )
+            judge = partial(judge_critic, net, claim, asked.seconds)
+            print(row(net.name, judge, claim), flush=True)
 
 
 if __name__ == "__main__":
