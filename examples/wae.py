@@ -1,7 +1,7 @@
 r"""How far is what an autoencoder generates from the data?
 ========================================================
 
-A (sliced) Wasserstein autoencoder draws z from a prior and decodes it. How far is the result from the data, in the Wasserstein-1
+A Wasserstein autoencoder draws z from a prior and decodes it. How far is the result from the data, in the Wasserstein-1
 distance? For an autoencoder with a *certified* decoder the answer stands between two proven numbers (Patrini et al.,
 2019):
 
