@@ -47,8 +47,8 @@ WIDTH = 64
 POINTS = 400
 BATCH = 128
 DEFAULT = 400
-GAMMA = 2.0
-"""The constant that the layers of the certified encoder and decoder multiply to."""
+ENCODER, DECODER = 2.0, 1.0
+"""The constants that the layers of the certified autoencoder multiply to."""
 
 Layer = Callable[[nn.Linear], nn.Module]
 
@@ -65,15 +65,16 @@ def critic(inputs: int) -> nn.Sequential:
     return dense(orthogonal, lambda: GroupSort(2), inputs, WIDTH, WIDTH, 1)
 
 
-def normalised(layer: nn.Linear) -> nn.Module:
-    return spectral_norm(layer, bound=GAMMA ** (1 / 3))
+def normalised(constant: float) -> Layer:
+    """One of three layers whose constants multiply to this one."""
+    return lambda layer: spectral_norm(layer, bound=constant ** (1 / 3))
 
 
-def free(layer: nn.Linear) -> nn.Module:
-    return layer
+def free(constant: float) -> Layer:
+    return lambda layer: layer
 
 
-AUTOENCODERS: dict[str, Layer] = {"certified": normalised, "free": free}
+AUTOENCODERS: dict[str, Callable[[float], Layer]] = {"certified": normalised, "free": free}
 
 
 def sliced(codes: Tensor, prior: Tensor, generator: torch.Generator) -> Tensor:
@@ -83,12 +84,12 @@ def sliced(codes: Tensor, prior: Tensor, generator: torch.Generator) -> Tensor:
     return ((codes @ lines).sort(0).values - (prior @ lines).sort(0).values).abs().mean()
 
 
-def train(constrain: Layer, steps: int, seed: int) -> tuple[nn.Module, nn.Module]:
+def train(constrain: Callable[[float], Layer], steps: int, seed: int) -> tuple[nn.Module, nn.Module]:
     """Reconstruct, and keep the codes near the prior: encoder and decoder."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    encoder = dense(constrain, MaxMin, PIXELS, WIDTH, WIDTH, CODE)
-    decoder = dense(constrain, MaxMin, CODE, WIDTH, WIDTH, PIXELS)
+    encoder = dense(constrain(ENCODER), MaxMin, PIXELS, WIDTH, WIDTH, CODE)
+    decoder = dense(constrain(DECODER), MaxMin, CODE, WIDTH, WIDTH, PIXELS)
     adam = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=3e-3)
     for _ in range(steps):
         x = P[torch.randint(len(P), (BATCH,), generator=generator)]

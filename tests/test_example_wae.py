@@ -1,0 +1,21 @@
+"""The bracket of an autoencoder holds the distance that it is about."""
+
+import pytest
+
+from examples import wae
+
+
+def require_consistent(found):
+    for row in found.values():
+        assert 0.0 <= row["lower"] <= row["distance"] <= row["upper"]
+        assert row["latent lower"] <= row["latent upper"]
+        assert row["upper"] == pytest.approx(row["reconstruction"] + row["gamma"] * row["latent upper"])
+
+
+def test_the_bracket_holds_the_distance_after_any_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(wae, "POINTS", 60)
+    monkeypatch.setattr(wae, "WIDTH", 16)
+    found = wae.main(steps=3, seed=0, out=tmp_path, seconds=0.2)
+    require_consistent(found)
+    assert found["certified"]["gamma"] <= wae.DECODER
+    assert (tmp_path / "wae.png").read_bytes().startswith(b"\x89PNG")
