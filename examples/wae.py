@@ -46,7 +46,8 @@ LINES = 32
 WIDTH = 64
 POINTS = 400
 BATCH = 128
-DEFAULT = 400
+DEFAULT = 2000
+CRITIC_STEPS = 400
 ENCODER, DECODER = 2.0, 1.0
 """The constants that the layers of the certified autoencoder multiply to."""
 
@@ -120,7 +121,8 @@ def bracket(encoder: nn.Module, decoder: nn.Module, steps: int, seed: int, secon
     xs, prior = P[:POINTS], torch.randn(POINTS, CODE, generator=generator)
     with torch.no_grad():
         codes, generated = encoder(xs), decoder(prior)
-    f, g = train_critic(xs, generated, steps, seed), train_critic(prior, codes, steps, seed)
+    most = min(steps, CRITIC_STEPS)
+    f, g = train_critic(xs, generated, most, seed), train_critic(prior, codes, most, seed)
     certificate = certify(decoder, (CODE,), by=Auto(seconds))
     told = wae_bracket(decoder, certificate, xs, codes, prior, critic=(f, certify(f, (PIXELS,), by=Product())))
     latent = dual_bound(g, certify(g, (CODE,), by=Product()), prior, codes)
