@@ -17,7 +17,7 @@ The measures are those of 400 digits and 400 generated images, and the bracket i
 itself can still be computed at this size, by an optimal assignment in the space of images: it is printed between the
 two ends as a check. What it costs grows as the cube of the number of points; the bracket needs it for codes only.
 
-Run it as ``python examples/wae.py``; it takes a minute or two, and ``out/wae.png`` shows the brackets.
+Run it as ``python examples/wae.py``; it takes two or three minutes, and ``out/wae.png`` shows the brackets.
 """
 
 import itertools
@@ -135,14 +135,16 @@ def bracket(encoder: nn.Module, decoder: nn.Module, steps: int, seed: int, secon
         "gamma": told.gamma,
         "latent lower": latent.value,
         "latent upper": told.latent.upper,
+        "width": told.upper - told.lower,
     }
 
 
 def table(found: dict[str, dict[str, Any]]) -> Table:
     """One row per autoencoder; lower bounds are rounded down, upper bounds up."""
+    times = found["free"]["width"] / found["certified"]["width"]
     shown = Table(
         title=f"Wasserstein-1 distance of {POINTS} digits and {POINTS} generated images",
-        caption="lower <= distance <= upper = reconstruction + gamma * codes",
+        caption=f"lower <= distance <= upper = reconstruction + gamma * codes; {times:.1f} times as wide if free",
     )
     for heading in ("autoencoder", "lower", "distance", "upper", "reconstruction", "gamma", "codes to prior", "time"):
         shown.add_column(heading)

@@ -19,3 +19,13 @@ def test_the_bracket_holds_the_distance_after_any_training(tmp_path, monkeypatch
     require_consistent(found)
     assert found["certified"]["gamma"] <= wae.DECODER
     assert (tmp_path / "wae.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_certified_decoder_has_the_narrower_bracket():
+    found = wae.main()
+    require_consistent(found)
+    assert found["free"]["width"] >= 5.0 * found["certified"]["width"]
+    assert found["certified"]["upper"] <= 1.5 * found["certified"]["distance"]
+    assert found["certified"]["lower"] >= 0.5 * found["certified"]["distance"]
