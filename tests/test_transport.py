@@ -226,6 +226,14 @@ def test_an_interval_bounds_the_distance_with_either_sign():
     assert 0.9 < bound.bounded.least < 1.0 == pytest.approx(bound.value)
 
 
+def test_values_that_may_be_off_may_vary_more():
+    n, delta, error = 400, 0.1, 1e-3
+    still = Values(torch.zeros(n, 1).double(), torch.full((n,), error, dtype=torch.float64))
+    exact = exact_values(torch.zeros(n, 1))
+    known, unsure = (bounded_range(Between(0.0, 0.0), at, at, 1.0, 1.0, delta).high for at in (exact, still))
+    assert unsure - known == pytest.approx(2 * 2 * error * math.sqrt(2 * math.log(16 / delta) / n), rel=1e-3)
+
+
 def test_a_constant_critic_says_nothing():
     critic = linear(0.0, bias=3.0)
     bound = dual_bound(critic, certify(critic, (1,)), torch.zeros(2, 1), torch.ones(2, 1), diameter=1.0)
@@ -303,6 +311,27 @@ def test_the_upper_end_is_reconstruction_plus_gamma_times_the_latent_distance(sc
     assert found.upper == pytest.approx(abs(3.0 * scale - 1.0) + scale * 2.0, rel=1e-6)
     assert found.upper >= abs(3.0 * scale - 1.0) + scale * 2.0
     assert found.lower == 0.0
+
+
+def test_codes_are_measured_in_the_input_norm_and_data_in_the_output_norm():
+    decoder = linear(1.0, 1.0)
+    decoder.weight.data = torch.ones(2, 2, dtype=torch.float64)  # the largest entry is the norm from l1 to linf
+    decoder.bias.data = torch.zeros(2, dtype=torch.float64)
+    xs, codes, prior = (torch.full((1, 2), value, dtype=torch.float64) for value in (3.0, 0.0, 1.0))
+    found = wae_bracket(decoder, certify(decoder, (2,), norms=L1_LINF), xs, codes, prior)
+    assert found.reconstruction == pytest.approx(3.0)  # in linf
+    assert found.latent.upper == pytest.approx(2.0)  # in l1
+    assert found.upper == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("norms", [L2, L1], ids=str)
+def test_a_decoder_that_cancels_is_off_by_no_more_than_is_admitted(norms: Norms):
+    """The real decoder is the identity; in float64 it rounds 0.3 up to a multiple of 2^-12, and so nearer to 1.3."""
+    decoder = nn.Sequential(linear(1.0, bias=2.0**40), nn.LeakyReLU(), linear(1.0, bias=-(2.0**40)))
+    code = torch.tensor([[0.3]], dtype=torch.float64)
+    assert float(decoder(code).detach()) > 0.30004
+    found = wae_bracket(decoder, certify(decoder, (1,), norms=norms, by=Product()), code + 1.0, code, code)
+    assert found.reconstruction >= 1.0 - 1e-12
 
 
 def test_the_bracket_needs_one_norm_for_data_and_a_code_per_point():
