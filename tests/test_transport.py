@@ -79,7 +79,6 @@ def test_a_translation_is_as_far_as_it_is_long_and_orders_do_not_matter():
     found = empirical_w1(xs, shuffled)
     assert found.lower <= 5.0 + 1e-12
     assert found.upper == pytest.approx(5.0, abs=1e-12)
-    assert torch.equal(xs.gather(0, torch.arange(30)[:, None].expand(30, 4)), xs)
     assert sorted(found.partner.tolist()) == list(range(30))
 
 
