@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -241,8 +241,24 @@ def _gan(folder: Path) -> Iterator[Net]:
     yield Net("realsn_noise5", _later(_realsn, folder / "realsn_simplecnn_noise5.pt"), (1, 40, 40))
     yield Net("mnist_vae_encoder", _later(_vae, folder / "botorch_mnist_vae.pt", "fc1", "fc21"), (784,))
     yield Net("mnist_vae_decoder", _later(_vae, folder / "botorch_mnist_vae.pt", "fc3", "fc4"), (20,))
-    for path in sorted(folder.glob("w1bench/critics_dim2/*/method_*.pt")):
-        yield Net(f"w1bench_{path.parent.name}_{path.stem.removeprefix('method_')}", _later(_critic, path), (2,))
+    for net in critics(folder / "w1bench" / "critics_dim2"):
+        yield replace(net, name=f"w1bench_{net.name}")
+
+
+CRITIC_CLAIMS: dict[str, float | None] = {
+    # Exact by construction in real numbers; the weights are stored in float32.
+    **{"sn-gan": 1.0, "sort-out": 1.0 + 1e-5},
+    # Clipped at 0.04, or trained with a penalty for the constant 1.
+    **{"wgan": 1.0, "wgan-gp": 1.0, "wgan-lp": 1.0, "wgan-qp": 1.0},
+    **{"cowgan": None, "lsot-f": None, "3p-wgan": None, "rev": None},
+}
+"""What each method of the Wasserstein-1 benchmark says of the l2 constant of its critic, by the end of a net's name."""
+
+
+def critics(folder: Path) -> Iterator[Net]:
+    """The critics in the plane of the Wasserstein-1 benchmark: state dicts at ``width_*/method_*.pt``."""
+    for path in sorted(folder.glob("*/method_*.pt"), key=lambda path: (path.stem, len(path.parent.name), path.parent)):
+        yield Net(f"{path.parent.name}_{path.stem.removeprefix('method_')}", _later(_critic, path), (2,))
 
 
 def _averaged(path: Path) -> nn.Module:
