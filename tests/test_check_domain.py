@@ -26,7 +26,7 @@ from lipcert.check import Malformed, Node, Reject, digest, verify
 from lipcert.check_domain import TABLE, Proof, verify_domain, verify_files
 from lipcert.domain import Box, Domain, L2Ball, to_document
 from lipcert.errors import CheckFailed
-from lipcert.graph import Activation, Affine, Graph, Input, Opaque
+from lipcert.graph import Activation, Affine, Concat, Graph, Input, Opaque
 from lipcert.linear import Conv, Dense, Diagonal, LinearMap, Selection, dense
 from lipcert.nn import GroupSort, MaxMin
 from lipcert.norms import L1, LINF
@@ -294,6 +294,20 @@ def test_intervals_and_linear_functions_are_exact_where_nothing_is_rounded():
     assert bounds is not None
     assert bounds[1] == pytest.approx(np.array([4.0, 1.0]) + 2.0 * math.sqrt(2.0), rel=1e-15)
     assert (bounds[1] >= np.array([4.0, 1.0]) + 2.0 * math.sqrt(2.0)).all()
+
+
+def test_parts_side_by_side_along_any_dimension_keep_their_own_ranges():
+    """The columns of a 2 x 3 input, taken apart and joined again along the second dimension, with the last one first."""
+    last, first = (Selection(torch.tensor(index), (2, 3)) for index in ([[2], [5]], [[0, 1], [3, 4]]))
+    nodes = (Affine("a", "x", last, None), Affine("b", "x", first, None), Concat("c", ("a", "b"), 1, (2, 3)))
+    graph = Graph((Input("x", (2, 3)), *nodes))
+    proof = proven(graph, Box(torch.arange(6.0).reshape(2, 3), 10.0 * torch.arange(1.0, 7.0).reshape(2, 3)), {})
+    x, linear = proof.found["c"], upper_bounds(proof, proof.network["c"])
+    assert x is not None
+    assert linear is not None
+    for low, high in ((x.low, x.high), linear):
+        assert low.tolist() == [[2, 0, 1], [5, 3, 4]]
+        assert high.tolist() == [[30, 10, 20], [60, 40, 50]]
 
 
 NEGATIVE = Diagonal(torch.tensor([[-1.5, 2.0]]).double(), (3, 2))
