@@ -278,18 +278,29 @@ def prove_ranges(proof: Proof, claimed: Mapping[str, Range]) -> Proof:
 
     Raises:
         Reject: If a range is not proven; the reason names the node, the entry and both sides.
+        TooLarge: If matrices are too large.
     """
     for node in proof.network.values():
-        if node.name in claimed:
-            source, said = node.sources[0], claimed[node.name]
-            _prove_range(proof, node, said)
-            before = proof.found[source]
-            proof.found[source] = said if before is None else before.within(said)
-            proof.proven[node.name] = said
-            if node.kind == "activation":
-                _prepare(proof, node)
-        proof.found[node.name] = _forward(proof, node)
+        try:
+            _prove_node(proof, node, claimed.get(node.name))
+        except TooLarge as reason:
+            raise TooLarge(
+                f"the range of `{node.name}`: too large for exact arithmetic ({reason}); use the outward-rounded "
+                f"float64 check (`lipcert check --float64`), which trusts the kernel."
+            ) from reason
     return proof
+
+
+def _prove_node(proof: Proof, node: Node, said: Range | None) -> None:
+    if said is not None:
+        _prove_range(proof, node, said)
+        source = node.sources[0]
+        before = proof.found[source]
+        proof.found[source] = said if before is None else before.within(said)
+        proof.proven[node.name] = said
+        if node.kind == "activation":
+            _prepare(proof, node)
+    proof.found[node.name] = _forward(proof, node)
 
 
 def _prove_range(proof: Proof, node: Node, said: Range) -> None:
@@ -301,13 +312,7 @@ def _prove_range(proof: Proof, node: Node, said: Range) -> None:
     above = every if found is None else np.flatnonzero(found.high.ravel() > high)
     below = every if found is None else np.flatnonzero(found.low.ravel() < low)
     rows = [*((entry, 1) for entry in above), *((entry, -1) for entry in below)]
-    try:
-        bounds = _upper_bounds(proof, source, rows)
-    except TooLarge as reason:
-        raise TooLarge(
-            f"what `{node.name}` reads: too large for exact arithmetic ({reason}); use the outward-rounded float64 "
-            f"check (`lipcert check --float64`), which trusts the kernel."
-        ) from reason
+    bounds = _upper_bounds(proof, source, rows)
     for (entry, sign), bound in zip(rows, bounds, strict=True):
         claim = high[entry] if sign > 0 else -low[entry]
         if bound is None or bound > claim:

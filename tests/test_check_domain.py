@@ -26,14 +26,15 @@ from lipcert.check import Malformed, Node, Reject, digest, verify
 from lipcert.check_domain import TABLE, Proof, verify_domain, verify_files
 from lipcert.domain import Box, Domain, L2Ball, to_document
 from lipcert.errors import CheckFailed
-from lipcert.graph import Activation, Affine, Graph, Input, Opaque
-from lipcert.linear import Dense, Selection
+from lipcert.graph import Activation, Affine, Concat, Graph, Input, Opaque
+from lipcert.linear import Conv, Dense, Diagonal, LinearMap, Selection, dense
 from lipcert.nn import GroupSort, MaxMin
 from lipcert.norms import L1, LINF
 from lipcert.recheck import check
 from lipcert.regions import Range, propagated, restricted
 from lipcert.regions.functions import TABLE as FLOATS
 from lipcert.storage import save_certificate
+from tests.maps import MAPS
 
 mpmath.mp.dps = 60
 checker = importlib.import_module("lipcert.check")  # the package offers a function of the same name
@@ -293,6 +294,46 @@ def test_intervals_and_linear_functions_are_exact_where_nothing_is_rounded():
     assert bounds is not None
     assert bounds[1] == pytest.approx(np.array([4.0, 1.0]) + 2.0 * math.sqrt(2.0), rel=1e-15)
     assert (bounds[1] >= np.array([4.0, 1.0]) + 2.0 * math.sqrt(2.0)).all()
+
+
+def test_parts_side_by_side_along_any_dimension_keep_their_own_ranges():
+    """The columns of a 2 x 3 input, taken apart and joined again along the second dimension, with the last one first."""
+    last, first = (Selection(torch.tensor(index), (2, 3)) for index in ([[2], [5]], [[0, 1], [3, 4]]))
+    nodes = (Affine("a", "x", last, None), Affine("b", "x", first, None), Concat("c", ("a", "b"), 1, (2, 3)))
+    graph = Graph((Input("x", (2, 3)), *nodes))
+    proof = proven(graph, Box(torch.arange(6.0).reshape(2, 3), 10.0 * torch.arange(1.0, 7.0).reshape(2, 3)), {})
+    x, linear = proof.found["c"], upper_bounds(proof, proof.network["c"])
+    assert x is not None
+    assert linear is not None
+    for low, high in ((x.low, x.high), linear):
+        assert low.tolist() == [[2, 0, 1], [5, 3, 4]]
+        assert high.tolist() == [[30, 10, 20], [60, 40, 50]]
+
+
+NEGATIVE = Diagonal(torch.tensor([[-1.5, 2.0]]).double(), (3, 2))
+REPEATED = Selection(torch.tensor([[2, -1, 2], [0, 2, -1]]), (3,))
+
+
+@pytest.mark.parametrize("linear", [*(build() for build in MAPS.values()), NEGATIVE, REPEATED])
+def test_every_map_moves_intervals_forward_and_coefficients_backward(linear: LinearMap):
+    """Against its dense matrix: exactly the interval ``A c +- |A| r``, and ``C A``, up to what float64 rounds."""
+    graph = Graph((Input("x", tuple(linear.in_shape)), Affine("a", "x", linear, None)))
+    document, arrays = graph.document()
+    own = checker.read_network(json.loads(json.dumps(document)), arrays)["a"].map
+    A = dense(linear).numpy()
+    rng = np.random.default_rng(0)
+    centre, radius = rng.integers(-8, 9, A.shape[1]), rng.integers(0, 5, A.shape[1])
+    ends = [
+        check_domain._array(map(Fraction, end.tolist()), linear.in_shape) for end in (centre - radius, centre + radius)
+    ]
+    found = check_domain._through(own, check_domain.Range(*ends))
+    assert found.low.shape == tuple(linear.out_shape)
+    room = 1e-13 * (abs(A) @ (abs(centre) + radius))
+    assert (abs(numbers(found.low.ravel()) - (A @ centre - abs(A) @ radius)) <= room).all()
+    assert (abs(numbers(found.high.ravel()) - (A @ centre + abs(A) @ radius)) <= room).all()
+    C = rng.integers(-8, 9, (3, len(A)))
+    back = check_domain._before(own, C).astype(object) * own.unit
+    assert (abs(numbers(back) - C @ A) <= 1e-13 * (abs(C) @ abs(A))).all()
 
 
 # ------------------------------------------------------------------------------------------- elementwise functions
@@ -868,3 +909,12 @@ def test_the_library_and_the_command_line_check_domains(files: tuple[str, str]):
     graph, _, certificate = case("tanh", "ball")
     with pytest.raises(CheckFailed, match="is below"):
         check(replace(certificate, bound=0.5 * certificate.bound), graph)
+
+
+def test_what_exact_arithmetic_takes_too_long_for_is_called_too_large():
+    """6400 x 6400 entries of a convolution, over 2^24."""
+    weight = torch.ones(4, 4, 3, 3, dtype=torch.float64)
+    conv = Conv(weight, (4, 40, 40), (40, 40), (1, 1), ((1, 1), (1, 1)), (1, 1), 1, "zeros")
+    graph = Graph((Input("x", (4, 40, 40)), Affine("a", "x", conv, None)))
+    with pytest.raises(checker.TooLarge, match=r"the range of `a`: too large .*lipcert check --float64"):
+        proven(graph, Box(0.0, 1.0), {})
