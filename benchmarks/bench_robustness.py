@@ -4,8 +4,8 @@
 
 Needs MNIST and other people's networks in a folder beside the checkout (see `benchmarks.third_party`); without it, it
 says so and ends. Networks with one hidden layer are trained here besides, by Adam on cross-entropy, with and without
-weight decay. Images have pixels in [0, 1]: the first layer takes over what was done to them before it, and distances are
-in pixels. Counts are of images that are decided as labelled with a radius above eps.
+weight decay. Images have pixels in [0, 1]: the first layer takes over what was done to them before. Distances are in
+pixels, and counts are of images that are decided as labelled with a radius above eps.
 """
 
 from __future__ import annotations
