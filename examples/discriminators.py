@@ -6,7 +6,7 @@ here on small images of digits, with the hinge loss, and watched by `lipcert.mon
 
 - *SNGAN*: residual blocks with 3 x 3 convolutions, a sum over all positions, torch's ``spectral_norm`` everywhere;
 - *BigGAN*: the same with orthogonal initialisation, and a generator that is normalised, too;
-- *StyleGAN*: residual blocks whose sum is divided by the square root of 2, and a gradient penalty (R1) instead of norms;
+- *StyleGAN*: residual blocks whose sum is divided by the square root of 2, and a gradient penalty (R1), no norms;
 - *diffusion GAN*: a head of circular 1-d convolutions of width 9 on frozen features, as distilled diffusion models are
   judged. Only the head's constant in the features can be claimed; the features here are a fixed random convolution.
 
@@ -14,7 +14,7 @@ Four curves for each: the largest norm of a *reshaped* kernel, which torch's nor
 of a layer as it is applied; the bound of the whole discriminator that the layers compose to; and the gradients at data.
 Then each is trained again for as many steps, from the same start and with the same random numbers, with
 `lipcert.parametrizations.spectral_norm`, which divides by the norm of the operator. Then every layer has norm at most
-1, provably. The whole discriminator still need not: a residual block adds, and a sum over 4 x 4 positions stretches by 4.
+1, provably. The whole discriminator need not: a residual block adds, and a sum over 4 x 4 positions stretches by 4.
 
 Run it as ``python examples/discriminators.py``; ``--device cuda --size paper`` uses 32 x 32 pixels and 128 channels.
 """
