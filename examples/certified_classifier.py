@@ -113,11 +113,11 @@ def convolutions(size: int) -> nn.Sequential:
 FAST = Cayley(working=torch.float32)
 KINDS: dict[str, Callable[[int, int], nn.Sequential]] = {
     "orthogonal": lambda size, width: dense(lambda layer: orthogonal(layer, map=FAST), size, width),
-    "spectral_norm": lambda size, width: dense(spectral_norm, size, width),
+    "spectral": lambda size, width: dense(spectral_norm, size, width),
     "aol": lambda size, width: dense(aol, size, width),
-    "torch spectral_norm": lambda size, width: convolutions(size),
+    "torch's": lambda size, width: convolutions(size),
 }
-CLAIMED = "torch spectral_norm"
+CLAIMED = "torch's"
 
 
 def train(model: nn.Module, task: Task, steps: int, seed: int) -> nn.Module:
@@ -266,8 +266,8 @@ def table(found: dict[str, Any]) -> Table:
         caption="pairs: constant of differences of outputs; proved <= attack; broken: attacks inside claimed radii",
     )
     headings = [f"proved {each:g}" for each in reported] + [f"attack {eps:g}", f"claimed {eps:g}"]
-    for heading in ("layers", "pairs <=", "correct", *headings, "broken", "CPU"):
-        shown.add_column(heading)
+    for heading in ("layers", "pairs <=", "right", *headings, "broken", "CPU"):
+        shown.add_column(heading, overflow="fold")
     for kind, row in found["networks"].items():
         proved = [f"{row['certified'][each]:.1%}" for each in reported]
         claimed = f"{row['claimed'][eps]:.1%}" if "claimed" in row else ""

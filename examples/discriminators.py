@@ -307,22 +307,15 @@ def table(found: dict[str, dict[str, Any]]) -> Table:
         title="Discriminators at the end of training",
         caption="ratio: true norm over reshaped norm of convolutions wider than 1; gradient: 95th percentile at data",
     )
-    for heading in ("kind", "norm", "reshaped", "true >=", "ratio", "proved", "gradient", "hinge", "G proved", "CPU"):
-        shown.add_column(heading)
+    for heading in ("discriminator", "reshaped", "true >=", "ratio", "proved", "gradient", "hinge", "G proved", "CPU"):
+        shown.add_column(heading, overflow="fold")
     for name, variants in found.items():
         for variant, row in variants.items():
             least, most = min(row["ratios"]), max(row["ratios"])
-            shown.add_row(
-                *(
-                    name,
-                    variant,
-                    f"{row['reshaped'][-1]:.2f}",
-                    format_down(row["true"][-1], 4),
-                    f"{least:.2f}-{most:.2f}",
-                ),
-                *(format_up(row["bound"][-1], 4), f"{row['gradient'][-1]:.3f}", f"{row['late hinge']:.3f}"),
-                *(format_up(row["generator"], 3) if "generator" in row else "", f"{row['seconds']:.0f} s"),
-            )
+            norms = f"{row['reshaped'][-1]:.2f}", format_down(row["true"][-1], 4), f"{least:.2f}-{most:.2f}"
+            proved = format_up(row["bound"][-1], 4), f"{row['gradient'][-1]:.3f}", f"{row['late hinge']:.3f}"
+            of_generator = format_up(row["generator"], 3) if "generator" in row else ""
+            shown.add_row(f"{name}, {variant}", *norms, *proved, of_generator, f"{row['seconds']:.0f} s")
     return shown
 
 

@@ -65,7 +65,7 @@ def test_all_layers_at_full_length(tmp_path):
     rows = found["networks"]
     assert rows["orthogonal"]["clean"] > 0.95
     assert rows["orthogonal"]["certified"][0.5] > 0.6
-    for kind in ("orthogonal", "spectral_norm", "aol"):
+    for kind in ("orthogonal", "spectral", "aol"):
         assert rows[kind]["constant"] <= math.sqrt(2) * (1 + 1e-6)
         assert rows[kind]["certified"][0.25] > 0.7
         assert all(certified <= survived for certified, survived, _ in rows[kind]["batches"])

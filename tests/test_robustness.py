@@ -185,6 +185,18 @@ def test_a_radius_is_below_the_quotient_of_exact_numbers_by_a_few_roundings(boun
             assert radius == 0.0
 
 
+@pytest.mark.parametrize("bound", [1.1, 1.7, 1.9], ids=str)
+def test_a_difference_that_has_to_be_rounded_is_rounded_down(bound: float):
+    """One rounding of the quotient does not pay for two: the difference needs its own."""
+    first, second = torch.rand(2, 1000, generator=generator(11), dtype=torch.float64)
+    logits = torch.stack([1 + first, -second / 3], 1)
+    radii = certified_radius(logits, given(bound)).tolist()
+    divisor = Fraction(float(pair_constants(given(bound), 2)[0, 1]))
+    for row, radius in zip(logits, rational(torch.tensor(radii, dtype=torch.float64)), strict=True):
+        f = rational(row)
+        assert radius * divisor <= f[0] - f[1]
+
+
 def test_the_square_root_of_two_is_rounded_up():
     for bound in (1.0, 0.1, 3e-320, 1e308):
         factor = Fraction(float(pair_constants(given(bound), 2)[0, 1])) if bound < 1e308 else None
