@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lipcert import L1, L1_LINF, L2, L2_LINF, LINF, Margins, Norms, Validity, certify, difference, margins, trace
 from lipcert.certificate import Certificate, Gains
 from lipcert.certifiers import Product
+from lipcert.enclosure import enclosed
 from lipcert.errors import InvalidInput, NotFinite
 from lipcert.nn import MaxMin
 from lipcert.robustness import (
@@ -252,6 +253,20 @@ def test_enclosed_outputs_and_executed_ones_agree_up_to_the_error_of_both():
     large = linear(1e300 * torch.ones(2, 3, dtype=torch.float64), None)
     values, errors = _enclosed(trace(large, (3,)), 1e10 * torch.ones(1, 3, dtype=torch.float64))
     assert errors.item() > 1e300
+
+
+def test_the_error_of_an_enclosed_output_covers_all_of_its_ball():
+    """Batch normalisation divides by a square root, which is known in an interval only."""
+    layer = nn.BatchNorm1d(2).double().eval()
+    layer.running_var.copy_(torch.tensor([0.3, 7.0]))
+    graph = trace(layer, (2,))
+    x = torch.tensor([[0.7, -1e6]], dtype=torch.float64)
+    ball = enclosed(graph, x)
+    values, errors = _enclosed(graph, x)
+    unit, error = Fraction(1, 2) ** ball.bits, Fraction(errors.item())
+    assert ball.rad is not None
+    for value, lower, upper in zip(rational(values), ball.lower[0], ball.upper[0], strict=True):
+        assert value - error <= unit * int(lower) < unit * int(upper) <= value + error
 
 
 def test_smooth_networks_are_enclosed_and_their_radii_hold():
