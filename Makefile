@@ -12,7 +12,7 @@ WORKERS ?= 2
 LINTED := lipcert _lipcert_pytestplugin.py tests examples benchmarks docs
 
 .PHONY: demo test test-all soundness lint types docs bench-norms bench-parametrizations bench-lipsdp bench-conv \
-	bench-zoo bench-claims bench-penalties mutants clean
+	bench-zoo bench-claims bench-penalties bench-robustness mutants clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -55,6 +55,9 @@ bench-claims: $(VENV)/.installed
 
 bench-penalties: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.bench_penalties
+
+bench-robustness: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.bench_robustness
 
 mutants: $(VENV)/.installed
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m benchmarks.mutants

@@ -15,6 +15,7 @@ of a layer as it is applied; the bound of the whole discriminator that the layer
 Then each is trained again for as many steps, from the same start and with the same random numbers, with
 `lipcert.parametrizations.spectral_norm`, which divides by the norm of the operator. Then every layer has norm at most
 1, provably. The whole discriminator need not: a residual block adds, and a sum over 4 x 4 positions stretches by 4.
+The price is speed: it may not be as steep, so after as many steps its hinge loss is larger.
 
 Run it as ``python examples/discriminators.py``; ``--device cuda --size paper`` uses 32 x 32 pixels and 128 channels.
 """
