@@ -34,7 +34,7 @@ def test_the_claim_of_torchs_normalisation_is_refuted_without_rounding(found):
     pair = row["counterexample"]
     assert row["fallen"] > 0
     assert pair["exact"]
-    assert pair["distance"] < 0.5 * pair["claimed"]
+    assert pair["distance"] < 0.7 * pair["claimed"]
     assert pair["becomes"] != pair["label"]
     # What is proved of the same weights is far less than what is claimed of them, and true.
     assert all(row["certified"][each] <= row["claimed"][each] for each in found["reported"])
