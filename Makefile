@@ -12,7 +12,7 @@ WORKERS ?= 2
 LINTED := lipcert _lipcert_pytestplugin.py tests examples benchmarks docs
 
 .PHONY: demo test test-all soundness lint types docs bench-norms bench-parametrizations bench-lipsdp bench-conv \
-	bench-zoo bench-claims bench-penalties bench-exact mutants clean
+	bench-zoo bench-claims bench-penalties bench-exact bench-robustness bench-regions bench-audit mutants clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -58,6 +58,15 @@ bench-penalties: $(VENV)/.installed
 
 bench-exact: $(VENV)/.installed
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench_exact
+
+bench-robustness: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.bench_robustness
+
+bench-regions: $(VENV)/.installed
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench_regions
+
+bench-audit: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.bench_audit
 
 mutants: $(VENV)/.installed
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m benchmarks.mutants

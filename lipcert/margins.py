@@ -50,7 +50,8 @@ def margins(
 ) -> Margins:
     r"""Bound the Lipschitz constant of :math:`f_i - f_j` for all pairs of outputs.
 
-    With `LipSDP` what the pairs have in common is done once: norms, the normal form, and the parts before the last.
+    With `LipSDP` and `Product` what the pairs have in common is done once: norms, the normal form, and the parts before
+    the last.
 
     At an input x of class i no input closer than ``(f_i(x) - f_j(x)) / constants[i, j]`` is of class j.
 
@@ -76,6 +77,9 @@ def margins(
     graphs = {pair: difference(graph, *pair) for pair in names}
     if isinstance(by, LipSDP) and norms == L2:
         found = dict(_sharing(graph, graphs, by))
+    elif isinstance(by, Product) and norms == L2 and graphs:
+        layerwise = by(graph)
+        found = {pair: _layerwise(graph, whole, layerwise, by) for pair, whole in graphs.items()}
     else:
         found = {pair: by(whole, norms) for pair, whole in graphs.items()}
     constants = torch.full((n, n), float("inf"), dtype=torch.float64).fill_diagonal_(0.0)
