@@ -297,7 +297,7 @@ def test_intervals_and_linear_functions_are_exact_where_nothing_is_rounded():
 
 
 def test_parts_side_by_side_along_any_dimension_keep_their_own_ranges():
-    """The columns of a 2 x 3 input, taken apart and joined again along the second dimension, with the last one first."""
+    """The columns of a 2 x 3 input, taken apart and joined again along the second dimension, the last one first."""
     last, first = (Selection(torch.tensor(index), (2, 3)) for index in ([[2], [5]], [[0, 1], [3, 4]]))
     nodes = (Affine("a", "x", last, None), Affine("b", "x", first, None), Concat("c", ("a", "b"), 1, (2, 3)))
     graph = Graph((Input("x", (2, 3)), *nodes))
