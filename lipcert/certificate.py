@@ -192,6 +192,19 @@ class Witness:
     y: Tensor
 
 
+def require_everywhere(certificate: Certificate, purpose: str) -> None:
+    """Refuse a certificate on a domain where a bound for all inputs is needed.
+
+    Raises:
+        InvalidInput: If it has a domain.
+    """
+    if not isinstance(certificate.domain, WholeSpace):
+        raise InvalidInput(
+            f"{purpose} needs a bound for all inputs, this certificate holds {certificate.domain} only. Certify without "
+            f"a domain."
+        )
+
+
 def _from_document(document: Any) -> Certificate:
     fields = {"format", "network", "norms", "bound", "validity", "method", "evidence"}
     local = {"domain", "ranges"} & set(document)

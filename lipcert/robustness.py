@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lipcert.certificate import Certificate, Validity
+from lipcert.certificate import Certificate, Validity, require_everywhere
 from lipcert.enclosure import enclosed
 from lipcert.errors import InvalidInput, NotFinite, UnsupportedOperation
 from lipcert.falsify.execution import ARITHMETIC, execution_error
@@ -318,6 +318,7 @@ def _require_proved(certificate: Certificate, p: float) -> None:
             f"a bound of validity {certificate.validity.name} ({certificate.method}) certifies no radius; "
             f"lipcert.check returns it as RIGOROUS if it can be proved."
         )
+    require_everywhere(certificate, "a radius")
     if certificate.norms.p != p:
         raise InvalidInput(
             f"radii are wanted in the norm p = {p}, the bound is {certificate.norms}; certify for p = {p}."

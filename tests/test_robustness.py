@@ -12,6 +12,7 @@ from lipcert import L1, L1_LINF, L2, L2_LINF, LINF, Margins, Norms, Validity, ce
 from lipcert.certificate import Certificate, Gains
 from lipcert.certifiers import Product
 from lipcert.enclosure import enclosed
+from lipcert.domain import Box
 from lipcert.errors import InvalidInput, NotFinite
 from lipcert.nn import MaxMin
 from lipcert.robustness import (
@@ -320,6 +321,12 @@ def test_only_proved_constants_certify(validity: Validity):
         certified_radius(logits, given(1.0, validity=validity))
     with pytest.raises(InvalidInput, match=validity.name):
         certified_radius(logits, Margins(torch.ones(2, 2), {(0, 1): given(1.0, validity=validity)}))
+
+
+def test_a_bound_on_a_domain_certifies_no_radius():
+    local = replace(given(1.0), domain=Box(-1.0, 1.0))
+    with pytest.raises(InvalidInput, match="all inputs"):
+        certified_radius(torch.tensor([[1.0, 0.0]]), local)
 
 
 def test_constants_of_another_network_are_refused():

@@ -11,6 +11,7 @@ from torch import nn
 
 from lipcert import L1, L1_LINF, L2, L2_LINF, LINF, Norms, Validity, certify
 from lipcert.certifiers import Product
+from lipcert.domain import Box
 from lipcert.errors import InvalidInput, NotFinite
 from lipcert.transport import Between, dual_bound, dual_value, empirical_w1, overshoot, wae_bracket
 from lipcert.transport.intervals import bounded_range, sub_gaussian
@@ -368,6 +369,8 @@ def test_certificates_that_prove_nothing_here_are_refused():
         dual_bound(critic, replace(certificate, validity=Validity.ESTIMATE), xs, xs)
     with pytest.raises(InvalidInput, match="infinite"):
         dual_bound(critic, replace(certificate, bound=math.inf), xs, xs)
+    with pytest.raises(InvalidInput, match="all inputs"):
+        dual_bound(critic, certify(critic, (3,), domain=Box(-1.0, 1.0)), xs, xs)
     with pytest.raises(InvalidInput, match="another digest"):
         dual_bound(perceptron(1, 3, 4, 1), certificate, xs, xs)
     with torch.no_grad():

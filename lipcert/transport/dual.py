@@ -9,7 +9,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from lipcert.certificate import Certificate, Validity
+from lipcert.certificate import Certificate, Validity, require_everywhere
 from lipcert.errors import InvalidInput
 from lipcert.graph import Graph
 from lipcert.linear import Shape
@@ -130,7 +130,7 @@ def certified_graph(network: nn.Module, certificate: Certificate, shape: Shape) 
     """The graph of a network that a certificate is about and may be relied on for.
 
     Raises:
-        InvalidInput: If the certificate is an estimate, infinite, or about another network.
+        InvalidInput: If the certificate is an estimate, infinite, on a domain, or about another network.
         UnsupportedOperation: If the network cannot be captured.
     """
     if certificate.validity is Validity.ESTIMATE:
@@ -138,6 +138,7 @@ def certified_graph(network: nn.Module, certificate: Certificate, shape: Shape) 
             f"the certificate ({certificate.method}) is an estimate: it may be below the true constant, and then the "
             "bound would be false. Use lipcert.certify."
         )
+    require_everywhere(certificate, "a distance between samples")
     if math.isinf(certificate.bound):
         raise InvalidInput(f"the certificate ({certificate.method}) is infinite, which bounds nothing.")
     graph = trace(network, shape)
