@@ -200,8 +200,8 @@ def require_everywhere(certificate: Certificate, purpose: str) -> None:
     """
     if not isinstance(certificate.domain, WholeSpace):
         raise InvalidInput(
-            f"{purpose} needs a bound for all inputs, this certificate holds {certificate.domain} only. Certify without "
-            f"a domain."
+            f"{purpose} needs a bound for all inputs, this certificate holds {certificate.domain} only. Certify "
+            f"without a domain."
         )
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from lipcert import L1, L1_LINF, L2, L2_LINF, LINF, Margins, Norms, Validity, certify, difference, margins, trace
 from lipcert.certificate import Certificate, Gains
 from lipcert.certifiers import Product
-from lipcert.enclosure import enclosed
 from lipcert.domain import Box
+from lipcert.enclosure import enclosed
 from lipcert.errors import InvalidInput, NotFinite
 from lipcert.nn import MaxMin
 from lipcert.robustness import (
