@@ -93,7 +93,65 @@ def certified(*options: str, target: str = "cli_nets:double") -> Result:
     return run("certify", target, "--input-shape", "2", *options)
 
 
-CLAIM = {"norms", "bound", "bound_hex", "validity", "method", "network"}
+CLAIM = {"norms", "domain", "bound", "bound_hex", "validity", "method", "network"}
+
+
+GATE = """
+import torch
+
+class Gate(torch.nn.Module):
+    def forward(self, x):
+        return x * x
+
+gate = Gate()
+"""
+
+
+def test_certify_on_a_box_and_on_a_ball_says_where_and_is_checked_there(folder: Path):
+    (folder / "gates.py").write_text(GATE)
+    np.save("centre.npy", np.array([1.0, 2.0]))
+    for options, bound, where in (
+        (("--box=-3,1",), 6.0, "on the box from -3.0 to 1.0"),
+        (("--ball", "0.5", "--centre", "centre.npy"), 5.0, "on the l2 ball of radius 0.5 around numbers of shape (2,)"),
+        (("--ball", "0.5"), 1.0, "on the l2 ball of radius 0.5 around 0.0"),
+    ):
+        proved = certified(*options, "--out", "gate.json", "--json", target="gates:gate")
+        found = answer(proved)
+        assert (found["verdict"], found["domain"]) == ("PROVED", where)
+        assert bound <= found["bound"] <= bound * 1.00001
+        for arithmetic in ((), ("--float64",)):
+            accepted = answer(run("check", "gate.json", *arithmetic, "--json"))
+            assert (accepted["verdict"], accepted["bound"]) == ("ACCEPTED", found["bound"])
+            assert accepted["domain"]
+        assert where in run("show", "gate.json").stdout.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--box=1,-1",), "empty"),
+        (("--box=1",), "LOW,HIGH"),
+        (("--box=-1,1", "--ball", "1"), "not both"),
+        (("--centre", "centre.npy"), "--ball"),
+        (("--ball", "1", "--centre", "nothing.npy"), "holds no array"),
+        (("--ball=-1",), "radius"),
+        (("--box=-1,1", "--sandwich"), "whole space"),
+    ],
+    ids=["empty", "one end", "two domains", "no ball", "no file", "no radius", "sandwich"],
+)
+@pytest.mark.usefixtures("folder")
+def test_domains_that_are_none_are_refused(options: tuple[str, ...], why: str):
+    refused = certified(*options)
+    assert refused.exit_code == 2
+    assert why in refused.stderr
+
+
+@pytest.mark.usefixtures("folder")
+def test_certify_of_a_gate_everywhere_points_to_domains(folder: Path):
+    (folder / "gates.py").write_text(GATE)
+    refused = certified(target="gates:gate")
+    assert refused.exit_code == 3
+    assert "domain=Box" in refused.stderr
 
 
 def test_certify_proves_a_bound_and_writes_two_files_that_check(folder: Path):

@@ -244,8 +244,23 @@ def test_a_claim_false_everywhere_may_be_true_in_a_domain():
     model = spike()
     assert refuted(model, (1,), 2.0).witness.ratio == 3.0
     verdict = lipcheck(model, (1,), 2.0, domain=Box(-1.0, 4.0), effort=Effort(rounds=20))
-    assert isinstance(verdict, Unknown)
-    assert verdict.witness.ratio == pytest.approx(1.0)
+    assert isinstance(verdict, Proved)
+    assert verdict.certificate.domain == Box(-1.0, 4.0)
+    tight = lipcheck(model, (1,), 1.0, domain=Box(-1.0, 4.0), effort=Effort(rounds=20))
+    assert isinstance(tight, Unknown)
+    assert tight.witness.ratio == pytest.approx(1.0)
+
+
+class Gate(nn.Module):
+    def forward(self, x):
+        return x * x
+
+
+def test_a_product_is_decided_on_a_domain():
+    assert isinstance(lipcheck(Gate(), (2,), 4.001, domain=Box(-1.0, 2.0)), Proved)
+    found = refuted(Gate(), (2,), 3.9, domain=Box(-1.0, 2.0))
+    assert 3.9 < found.witness.ratio <= 4.0
+    assert isinstance(lipcheck(Gate(), (2,), 4.0, effort=Effort(rounds=3)), Unknown)
 
 
 @pytest.mark.parametrize("domain", [Box(4.99, 5.01), L2Ball(5.0, 0.015)], ids=str)

@@ -13,7 +13,7 @@ from lipcert.linear import Diagonal, Reshape
 from lipcert.lowering import Value, activation, affine, lower, lowers, require_finite
 from lipcert.lowering import add as record_sum
 from lipcert.rules.bounded import product
-from lipcert.rules.structure import broadcast, expanded
+from lipcert.rules.structure import broadcast, common_shape, expanded
 
 EPSILON = 2.0**-50
 """How far a factor that is rounded outward may be above the true one, relative; the rest is a contraction."""
@@ -91,13 +91,7 @@ def add(input: Value | Constant, other: Value | Constant, *, alpha: float = 1) -
     other = other if alpha == 1 else scaled(other, alpha)
     if not isinstance(input, Value):
         return shifted(other, input)
-    if len(input.shape) != len(other.shape):
-        raise UnsupportedOperation(
-            f"`{input.path}` adds batches of samples {input.shape} and {other.shape}: broadcasting would align a "
-            f"sample's dimension with the batch. Give both the same number of dimensions.",
-            path=input.path,
-        )
-    shape = broadcast(input.shape, other.shape)
+    shape = common_shape(input, other, "adds")
     return record_sum(expanded(input, shape), expanded(other, shape))
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from lipcert.errors import InvalidInput, NotLipschitz, UnsupportedOperation
 from lipcert.linear import Diagonal, Reshape
 from lipcert.lowering import Target, Value, affine, concat, dimension, lower, lowers, opaque
-from lipcert.rules.structure import broadcast, expanded, rearrange, reshaped
+from lipcert.rules.structure import common_shape, expanded, rearrange, reshaped
 
 ON_ONE = "Certify on a domain instead: certify(model, shape, domain=Box(-1.0, 1.0))"
 GROWS = (
@@ -87,13 +87,7 @@ def power(input: Value, exponent: Any) -> Value:
 def product(a: Value, b: Value) -> Value:
     """The product of two values, entry by entry, as one function of both side by side."""
     require_domain(a, "mul", "multiplies two tensors that both depend on the input; " + _product_reason)
-    if len(a.shape) != len(b.shape):
-        raise UnsupportedOperation(
-            f"`{a.path}` multiplies batches of samples {a.shape} and {b.shape}: broadcasting would align a sample's "
-            f"dimension with the batch. Give both the same number of dimensions.",
-            path=a.path,
-        )
-    shape = broadcast(a.shape, b.shape)
+    shape = common_shape(a, b, "multiplies")
     size = math.prod(shape)
     both = concat([reshaped(expanded(each, shape), (size,)) for each in (a, b)], 0)
 

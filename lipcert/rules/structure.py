@@ -66,6 +66,21 @@ def expanded(x: Value, shape: Shape) -> Value:
     return x if shape == x.shape else rearrange(x, lambda positions: positions.expand(_SAMPLES, *shape))
 
 
+def common_shape(a: Value, b: Value, does: str) -> Shape:
+    """What two values broadcast to, if that leaves the batch alone.
+
+    Raises:
+        UnsupportedOperation: If they have different numbers of dimensions, or do not broadcast.
+    """
+    if len(a.shape) != len(b.shape):
+        raise UnsupportedOperation(
+            f"`{a.path}` {does} batches of samples {a.shape} and {b.shape}: broadcasting would align a sample's "
+            f"dimension with the batch. Give both the same number of dimensions.",
+            path=a.path,
+        )
+    return broadcast(a.shape, b.shape)
+
+
 def broadcast(*shapes: Sequence[int]) -> Shape:
     """The shape that tensors of these shapes broadcast to (torch's own function imports seconds of code)."""
     return np.broadcast_shapes(*(tuple(shape) for shape in shapes))
