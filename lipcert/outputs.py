@@ -61,6 +61,26 @@ def difference(graph: Graph, i: int, j: int) -> Graph:
     return _appended(graph, f"output[{i}]-output[{j}]", Dense(weight, (size,)))
 
 
+def differences(graph: Graph, i: int) -> Graph:
+    r"""The network of all :math:`f_i - f_j`, j other than i, in the order of j.
+
+    Raises:
+        InvalidInput: If the output has another number of dimensions, or i is none of its rows or the only one.
+
+    Example:
+        >>> from lipcert import trace
+        >>> differences(trace(torch.nn.Identity(), (3,)), 1).replay(torch.tensor([[1.0, 5.0, 3.0]])).tolist()
+        [[4.0, 2.0]]
+    """
+    size = vector_size(graph, (i,))
+    if size == 1:
+        raise InvalidInput("a network with one output has no differences.")
+    others = [j for j in range(size) if j != i]
+    weight = -torch.eye(size, dtype=torch.float64)[others]
+    weight[:, i] = 1.0
+    return _appended(graph, f"output[{i}]-others", Dense(weight, (size,)))
+
+
 def vector_size(graph: Graph, rows: Sequence[int] = (0,)) -> int:
     """How many outputs a network has.
 

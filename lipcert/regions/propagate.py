@@ -50,6 +50,37 @@ def propagated(graph: Graph, domain: Domain, largest: int = WORK) -> tuple[Range
     return _walked(graph, domain, largest, lambda name, read: read.stated() if read.bounded else None)
 
 
+def output_range(graph: Graph, domain: Domain, largest: int = WORK) -> Range:
+    """Bound what a network can give on a domain: by intervals, and by linear functions of the input.
+
+    Args:
+        graph: The network.
+        domain: Where the input is.
+        largest: As for `propagated`.
+
+    Example:
+        >>> from lipcert import trace
+        >>> from lipcert.domain import Box
+        >>> layers = torch.nn.Linear(1, 2), torch.nn.Linear(2, 1)
+        >>> for layer, rows in zip(layers, ([[1.0], [1.0]], [[1.0, -1.0]])):
+        ...     layer.weight.data, layer.bias.data = torch.tensor(rows), torch.zeros(len(rows))
+        >>> found = output_range(trace(torch.nn.Sequential(*layers), (1,)), Box(-1.0, 1.0))  # x - x
+        >>> bool(found.high.abs().max() < 1e-12)
+        True
+    """
+    stated, found = propagated(graph, domain, largest)
+    return _tightened(graph, domain, largest, graph.output.name, found, stated)
+
+
+def _tightened(
+    graph: Graph, domain: Domain, largest: int, name: str, found: Mapping[str, Range], stated: Mapping[str, Range]
+) -> Range:
+    known = found[name]
+    if known.bounded and 0 < work(graph, name) <= largest:
+        return known.within(backward(graph, domain, name, found, stated))
+    return known
+
+
 def require_ranges(graph: Graph, domain: Domain, claimed: Mapping[str, Range]) -> None:
     """Prove ranges again, each from the domain and those before it, by what `propagated` does.
 
@@ -90,9 +121,7 @@ def _walked(
     stated: Ranges = {}
     for node in graph.nodes[1:]:
         if isinstance(node, Activation | Opaque):
-            read = found[node.source]
-            if read.bounded and 0 < work(graph, node.source) <= largest:
-                read = read.within(backward(graph, domain, node.source, found, stated))
+            read = _tightened(graph, domain, largest, node.source, found, stated)
             said = state(node.name, read)
             if said is not None:
                 stated[node.name] = found[node.source] = said
