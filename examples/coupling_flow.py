@@ -28,7 +28,7 @@ import lipcert
 from lipcert.certifiers import Auto, certify_on
 from lipcert.domain import Box
 from lipcert.errors import NotLipschitz
-from lipcert.regions import propagated
+from lipcert.regions import output_range
 from lipcert.report import format_down, format_up
 
 if TYPE_CHECKING:
@@ -111,8 +111,7 @@ def refusal(flow: nn.Module) -> str:
 
 def image(flow: nn.Module, box: Box) -> Box:
     """A box around everything that the flow makes of a box."""
-    graph = lipcert.trace(flow, SHAPE, box)
-    found = propagated(graph, box)[1][graph.output.name]
+    found = output_range(lipcert.trace(flow, SHAPE, box), box)
     return Box(found.low, found.high)
 
 
