@@ -28,7 +28,7 @@ from lipcert.domain import Box, Domain, L2Ball, to_document
 from lipcert.errors import CheckFailed
 from lipcert.graph import Activation, Affine, Concat, Graph, Input, Opaque
 from lipcert.linear import Conv, Dense, Diagonal, LinearMap, Selection, dense
-from lipcert.nn import GroupSort, MaxMin
+from lipcert.nn import GroupSort, Householder, MaxMin
 from lipcert.norms import L1, LINF
 from lipcert.recheck import check
 from lipcert.regions import Range, propagated, restricted
@@ -260,6 +260,21 @@ def test_values_of_the_network_are_inside_what_is_proven_of_every_node(name: str
     assert assert_values_are_inside(graph, domain, proven(graph, domain)) >= 2
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_of_a_single_point_the_values_are_proven_closely(name: str):
+    """Softmax, lengths and normalised values are known loosely only; all else is known as its input is."""
+    graph = case(name, "box")[0]
+    x = torch.randn(graph.input.shape, generator=torch.Generator().manual_seed(5)).double()
+    proof = proven(graph, Box(x, x))
+    for key, value in graph.values(x[None]).items():
+        found, y = proof.found[key], value[0].numpy()
+        assert found is not None
+        low, high = numbers(found.low), numbers(found.high)
+        assert (y >= low - 1e-12 * (1 + abs(y))).all(), key
+        assert (y <= high + 1e-12 * (1 + abs(y))).all(), key
+        assert name in ("attention", "reductions") or (high - low <= 1e-6 * (1 + abs(y))).all(), key
+
+
 @pytest.mark.parametrize("where", DOMAINS)
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in ("gate", "reductions")])
 def test_rounding_goes_outward_however_few_bits_are_kept(name: str, where: str, monkeypatch: pytest.MonkeyPatch):
@@ -297,7 +312,7 @@ def test_intervals_and_linear_functions_are_exact_where_nothing_is_rounded():
 
 
 def test_parts_side_by_side_along_any_dimension_keep_their_own_ranges():
-    """The columns of a 2 x 3 input, taken apart and joined again along the second dimension, with the last one first."""
+    """The columns of a 2 x 3 input, taken apart and joined again along the second dimension, the last one first."""
     last, first = (Selection(torch.tensor(index), (2, 3)) for index in ([[2], [5]], [[0, 1], [3, 4]]))
     nodes = (Affine("a", "x", last, None), Affine("b", "x", first, None), Concat("c", ("a", "b"), 1, (2, 3)))
     graph = Graph((Input("x", (2, 3)), *nodes))
@@ -611,6 +626,26 @@ def test_a_normalisation_without_room_has_no_constant_and_one_with_gaps_has():
     assert "is below 1.0" in refused({**claim, "bound": math.nextafter(1.0, 0.0).hex()}, *graph.document(), Reject)
     claim = local_claim(graph, {"f": [[(1.0).hex()] * 2, [(2.0).hex()] * 2]})
     assert "no proven gain" in refused(claim, *graph.document(), Reject)
+
+
+def test_the_row_with_the_least_variance_counts():
+    """Two rows, of which one has a variance of at least 1, the other of 0; epsilon is 1/4."""
+    graph = by_hand("layer_norm", (2, 2), (2, 2), dims=1, eps=0.25)
+    low, high = [0.0, 3.0, 0.0, 0.0], [1.0, 4.0, 1.0, 1.0]
+    claim = local_claim(graph, {"f": [[end.hex() for end in ends] for ends in (low, high)]}, 2.0)
+    claim["domain"] = to_document(Box(*(torch.tensor(ends).reshape(2, 2) for ends in (low, high))))
+    assert verify_domain(json.dumps(claim), *graph.document()).bound == 2.0
+    assert "is below 2.0" in refused({**claim, "bound": math.nextafter(2.0, 0.0).hex()}, *graph.document(), Reject)
+
+
+def test_nothing_is_believed_of_what_a_function_gives_that_is_not_bounded():
+    graph = trace(nn.Sequential(Householder(2), nn.ReLU()).double(), (2,))
+    certificate = certify_on(graph, Box(-1.0, 1.0), by=Product())
+    assert [*certificate.ranges] == ["0"]
+    claim = json.loads(certificate.to_json())
+    assert verify_domain(json.dumps(claim), *graph.document()).bound == certificate.bound
+    claim["ranges"]["1"] = [[(-1e300).hex()] * 2, [(1e300).hex()] * 2]
+    assert "but nothing finite is proven" in refused(claim, *graph.document(), Reject)
 
 
 @pytest.mark.parametrize("name", ["f/left", "f/left/half", "f/right/half"])
