@@ -14,13 +14,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from lipcert.certificate import Certificate
 from lipcert.check import Malformed, Reject, TooLarge
-from lipcert.errors import BudgetExceeded, CheckFailed, InvalidInput, LipcertError, RankLost
+from lipcert.errors import BudgetExceeded, CheckFailed, InvalidInput, LipcertError, RankLost, UnsupportedOperation
+from lipcert.falsify import Refuted, Unknown
+from lipcert.falsify.replay import replay_source
 from lipcert.ranks import Map, Ranks, joined
 
 
@@ -127,10 +130,28 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_pair(verdict: Refuted | Unknown, out: Path) -> list[Path]:
+    """The pair as arrays; of a refuted claim also as a Python file that runs by itself, where it is small enough."""
+    found = verdict.witness
+    arrays = out if out.suffix == ".npz" else out.with_name(f"{out.name}.npz")
+    with replacing(arrays) as temporary:
+        np.savez(temporary, x=found.x.numpy(), y=found.y.numpy(), ratio=found.ratio, norms=str(found.norms))
+    if isinstance(verdict, Unknown):
+        return [arrays]
+    try:
+        source = replay_source(verdict)
+    except (UnsupportedOperation, BudgetExceeded):
+        return [arrays]
+    with replacing(arrays.with_suffix(".py")) as temporary:
+        temporary.write_text(source)
+    return [arrays, arrays.with_suffix(".py")]
+
+
 def claim(certificate: Certificate) -> dict[str, Any]:
     """What a certificate says, for JSON."""
     return {
         "norms": str(certificate.norms),
+        "domain": str(certificate.domain),
         **number("bound", certificate.bound),
         "validity": certificate.validity.name,
         "method": certificate.method,

@@ -840,6 +840,7 @@ TABLE: dict[str, Function] = {
     "abs": Function(_at(abs), _pieces((-_INF, -1, 0), (0, 1, _INF)), bent=True),
     "leaky_relu": Function(_leaky, _pieces((-_INF, None, 0), (0, 1, _INF)), bent=True),
     "prelu": Function(_leaky, _pieces((-_INF, None, 0), (0, 1, _INF)), bent=True),
+    "contraction": Function(lambda x, p: _scaled(x, (1 - p, Fraction(1))), lambda low, high, p: (1 - p, Fraction(1))),
     "relu6": Function(_at(lambda x: min(max(x, 0), 6)), _pieces((-_INF, 0, 0), (0, 1, 6), (6, 0, _INF))),
     "tanh": Function(lambda x, p: _tanh(x), _bell(lambda v: _outward(*(4 * s / (1 + s) ** 2 for s in _decay(2 * v))))),
     "sigmoid": Function(lambda x, p: _sigmoid(x), _bell(lambda v: _outward(*(s / (1 + s) ** 2 for s in _decay(v))))),

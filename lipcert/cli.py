@@ -13,21 +13,32 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
 from rich.console import Console
 
 from lipcert import solvers
-from lipcert.answers import Status, answering, claim, details, finish, number, replacing, seated, tell, working
+from lipcert.answers import (
+    Status,
+    answering,
+    claim,
+    details,
+    finish,
+    number,
+    replacing,
+    seated,
+    tell,
+    working,
+    write_pair,
+)
 from lipcert.certificate import Certificate, Validity
-from lipcert.certifiers import Auto, Certifier, FourierLipSDP, LipSDP, Product
+from lipcert.certifiers import Auto, Certifier, FourierLipSDP, LipSDP, Product, certify_on
 from lipcert.check import Reject, TooLarge
 from lipcert.check import main as check_files
 from lipcert.check_domain import verify_files
-from lipcert.errors import BudgetExceeded, CheckFailed, InvalidInput, UnsupportedOperation
+from lipcert.domain import Domain, WholeSpace
+from lipcert.errors import CheckFailed, InvalidInput
 from lipcert.falsify import Effort, Refuted, Unknown, refute
-from lipcert.falsify.replay import replay_source
 from lipcert.graph import Graph
 from lipcert.norms import L2, Norms
 from lipcert.ranks import Map, together
@@ -41,10 +52,11 @@ from lipcert.report import (
     layer_table,
     plot_layers,
     report_sandwich,
+    where,
 )
 from lipcert.sandwich import Sandwich, enclose
 from lipcert.storage import graph_from_document, load_certificate, read_network, save_certificate
-from lipcert.target import following, load_graph, load_model, parse_shape, picked
+from lipcert.target import following, load_graph, load_model, parse_domain, parse_shape, picked
 from lipcert.witness import witness
 
 app = typer.Typer(
@@ -81,6 +93,9 @@ StateDict = Annotated[Path | None, typer.Option("--state-dict", help="Weights: .
 StateDicts = Annotated[
     list[Path] | None, typer.Option("--state-dict", help="Weights, .pt or .safetensors; again for more checkpoints.")
 ]
+BoxText = Annotated[str, typer.Option("--box", help="Inputs with entries between two numbers only, as -1,1.")]
+BallRadius = Annotated[float | None, typer.Option("--ball", help="Inputs at most this far, in l2, from the centre.")]
+Centre = Annotated[Path | None, typer.Option("--centre", help="Of the ball, .npy; default: zero.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
@@ -95,13 +110,17 @@ def certify(
     margin: Annotated[str, typer.Option("--margin", help="Bound the difference of two outputs, as 3,5.")] = "",
     both_sides: Annotated[bool, typer.Option("--sandwich", help="Print lower bounds too (l2).")] = False,
     progress: Annotated[bool | None, typer.Option("--progress/--no-progress", help="Iterations on stderr.")] = None,
+    box: BoxText = "",
+    ball: BallRadius = None,
+    centre: Centre = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write the certificate here, weights beside it.")] = None,
     state_dict: StateDicts = None,
     as_json: AsJson = False,
 ) -> None:
     """Prove an upper bound of a model's Lipschitz constant."""
     with answering("certify", as_json), seated() as over, answering("certify", as_json):
-        asked = _Question(target, input_shape, norms, method, seconds, output, margin, both_sides, progress)
+        domain = parse_domain(box, ball, centre)
+        asked = _Question(target, input_shape, norms, method, seconds, output, margin, both_sides, progress, domain)
         weights = state_dict or [None]
         with together(over):
             answers = [_one(asked, weights[0], out, over)] if len(weights) == 1 else _each(asked, weights, out, over)
@@ -159,7 +178,7 @@ def falsify(
         with working("searching for a pair"):
             source = torch.Generator().manual_seed(seed)
             verdict = refute(model, shape, bound, norms=pair, effort=Effort(budget, 2**31), generator=source)
-        found, files = verdict.witness, [] if out is None else _write_pair(verdict, out)
+        found, files = verdict.witness, [] if out is None else write_pair(verdict, out)
         fields = {
             "target": target,
             "input_shape": list(shape),
@@ -271,15 +290,18 @@ class _Question:
     margin: str
     both_sides: bool
     progress: bool | None
+    domain: Domain
 
     def load(self, weights: Path | None) -> _Network:
-        whole, model = _traced(self.target, self.input_shape, weights)
+        whole, model = _traced(self.target, self.input_shape, weights, self.domain)
         return _Network(whole, picked(whole, self.output, self.margin), model)
 
     def bound(self, network: _Network, over: Map, **named: str) -> _Answer:
         graph, model, pair = network.graph, network.model, Norms.parse(self.norms)
         if self.both_sides and pair != L2:
             raise InvalidInput(f"--sandwich is about l2, not {pair}; leave one of the two out.")
+        if self.both_sides and not isinstance(self.domain, WholeSpace):
+            raise InvalidInput("--sandwich is about the whole space; leave --box, --ball or --sandwich out.")
         if self.both_sides and model is None:
             raise InvalidInput(
                 f"--sandwich searches a model in Python for pairs; `{self.target}` is a file. Leave it out."
@@ -292,7 +314,7 @@ class _Question:
             sides = None
             if self.both_sides and model is not None:
                 sides = _sandwich(following(model, network.whole, graph), graph, certifier)
-            certificate = certifier(graph, pair) if sides is None else sides.certificate
+            certificate = certify_on(graph, self.domain, pair, certifier) if sides is None else sides.certificate
         fields = {
             "target": self.target,
             **named,
@@ -302,7 +324,7 @@ class _Question:
             "files": [],
         }
         if sides is None:
-            return _Answer(certificate, fields, f"Lip(f; {pair}) <= {format_up(certificate.bound)}")
+            return _Answer(certificate, fields, f"Lip(f; {where(certificate)}) <= {format_up(certificate.bound)}")
         fields |= {"witness": sides.witness.ratio, "pattern": sides.pattern, "dual": sides.dual, "parts": sides.parts}
         return _Answer(certificate, fields, report_sandwich(sides))
 
@@ -351,31 +373,19 @@ def _files(folder: Path, checkpoints: Sequence[str]) -> list[Path]:
     return files
 
 
-def _traced(target: str, input_shape: str | None, state_dict: Path | None) -> tuple[Graph, torch.nn.Module | None]:
+def _traced(
+    target: str,
+    input_shape: str | None,
+    state_dict: Path | None,
+    domain: Domain = WholeSpace(),  # noqa: B008
+) -> tuple[Graph, torch.nn.Module | None]:
     shape = None if input_shape is None else parse_shape(input_shape)
     with working("reading the model"):
-        return load_graph(target, shape, state_dict)
+        return load_graph(target, shape, state_dict, domain)
 
 
 def _sandwich(model: torch.nn.Module, graph: Graph, certifier: Certifier) -> Sandwich:
     return enclose(graph, witness(model, graph.input.shape), by=certifier)
-
-
-def _write_pair(verdict: Refuted | Unknown, out: Path) -> list[Path]:
-    """The pair as arrays; of a refuted claim also as a Python file that runs by itself, where it is small enough."""
-    found = verdict.witness
-    arrays = out if out.suffix == ".npz" else out.with_name(f"{out.name}.npz")
-    with replacing(arrays) as temporary:
-        np.savez(temporary, x=found.x.numpy(), y=found.y.numpy(), ratio=found.ratio, norms=str(found.norms))
-    if isinstance(verdict, Unknown):
-        return [arrays]
-    try:
-        source = replay_source(verdict)
-    except (UnsupportedOperation, BudgetExceeded):
-        return [arrays]
-    with replacing(arrays.with_suffix(".py")) as temporary:
-        temporary.write_text(source)
-    return [arrays, arrays.with_suffix(".py")]
 
 
 def _check_exactly(certificate: Path, weights: Path) -> dict[str, Any]:

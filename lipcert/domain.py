@@ -77,6 +77,10 @@ class WholeSpace:
         True
     """
 
+    def __str__(self) -> str:
+        """In words."""
+        return "everywhere"
+
     def contains(self, x: Tensor) -> bool:
         """Whether all entries are finite."""
         return bool(torch.isfinite(x).all())
@@ -116,6 +120,10 @@ class Box:
         low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
         if not bool(torch.isfinite(low).all() and torch.isfinite(high).all() and (low <= high).all()):
             raise InvalidInput(f"the box from {self.low} to {self.high} is empty or endless; give finite low <= high.")
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"on the box from {_shown(self.low)} to {_shown(self.high)}"
 
     def _limits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         low, high = (torch.as_tensor(end, dtype=torch.float64).to(x) for end in (self.low, self.high))
@@ -163,6 +171,10 @@ class L2Ball:
         if not (0.0 <= self.radius < math.inf and bool(torch.isfinite(torch.as_tensor(self.centre)).all())):
             raise InvalidInput(f"no ball has radius {self.radius} around {self.centre}; both finite, the radius >= 0.")
 
+    def __str__(self) -> str:
+        """In words."""
+        return f"on the l2 ball of radius {self.radius!r} around {_shown(self.centre)}"
+
     def contains(self, x: Tensor) -> bool:
         """Whether the distance to the centre, without rounding, is at most the radius."""
         centre = torch.as_tensor(self.centre, dtype=torch.float64).to(x.device).expand(x.shape)
@@ -188,6 +200,10 @@ class L2Ball:
         far = self.radius * torch.rand(count, generator=generator, dtype=torch.float64)
         centre = torch.as_tensor(self.centre, dtype=torch.float64)
         return self.project(centre + away * far.reshape(-1, *[1] * len(shape)))
+
+
+def _shown(value: float | Tensor) -> str:
+    return f"numbers of shape {tuple(value.shape)}" if isinstance(value, Tensor) and value.ndim else repr(float(value))
 
 
 def to_document(domain: Domain) -> dict[str, Any]:

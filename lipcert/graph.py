@@ -33,6 +33,9 @@ from lipcert.norms import Norms
 
 FORMAT = "lipcert-graph-1"
 
+ON_A_DOMAIN = "declared:on a domain"
+"""The function of an activation whose slopes are those of the range that it reads (see `lipcert.regions`)."""
+
 Document = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 

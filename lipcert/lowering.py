@@ -65,7 +65,6 @@ class Recorder:
         self.nodes.append(node)
         return Value(self, node.name, node.shape)
 
-
     def graph(self, output: Value) -> Graph:
         """The recorded nodes that a value needs, and the input."""
         needed = {output.name}

@@ -13,14 +13,14 @@ from lipcert.check import Malformed, Network, PartProver, Prover, Reject, verify
 from lipcert.check_domain import verify_domain
 from lipcert.domain import WholeSpace
 from lipcert.errors import CheckFailed
-from lipcert.graph import Activation, Affine, Graph, Opaque
+from lipcert.graph import Affine, Graph
 from lipcert.linear import LinearMap
 from lipcert.lmi import holds, normal_form
 from lipcert.lmi.torus import torus_form
 from lipcert.lmi.waves import holds_on
 from lipcert.norms import Norms
 from lipcert.opnorm import composed_norm, opnorm
-from lipcert.regions import Range, require_ranges, restricted
+from lipcert.regions import require_ranges, restricted, stated_by
 
 
 def check(certificate: Certificate, graph: Graph) -> Certificate:
@@ -61,14 +61,7 @@ def check_float64(certificate: Certificate, graph: Graph) -> Certificate:
         return check_everywhere(certificate, graph)
     if certificate.network != graph.digest():
         raise CheckFailed(f"the certificate is about the network {certificate.network}, this one is {graph.digest()}.")
-    shapes = {node.name: graph[node.source].shape for node in graph if isinstance(node, Activation | Opaque)}
-    try:
-        ranges = {
-            name: Range(*(torch.tensor(end, dtype=torch.float64).reshape(shapes[name]) for end in ends))
-            for name, ends in certificate.ranges.items()
-        }
-    except (KeyError, RuntimeError) as error:
-        raise CheckFailed(f"the ranges are not those of this network's nonlinear nodes: {error}") from error
+    ranges = stated_by(graph, certificate)
     require_ranges(graph, certificate.domain, ranges)
     left = restricted(graph, ranges)
     check_everywhere(replace(certificate, network=left.digest(), domain=WholeSpace(), ranges={}), left)
@@ -76,7 +69,7 @@ def check_float64(certificate: Certificate, graph: Graph) -> Certificate:
 
 
 def check_everywhere(certificate: Certificate, graph: Graph) -> Certificate:
-    """Prove a certificate about the whole space again with the outward-rounded float64 kernel in place of exact operator norms.
+    """Prove a certificate about the whole space again with the float64 kernel in place of exact operator norms.
 
     For networks too large for `check`. Graph, digest, slopes, gains of other nodes and the composition are verified
     as by `check`, in exact arithmetic; only the operator norms are the kernel's. A certificate that the kernel

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -17,10 +18,12 @@ from rich.table import Table
 from lipcert.certificate import Certificate, Multipliers, Validity, Witness
 from lipcert.certifiers.combine import trusted_then_tight
 from lipcert.certifiers.composition import node_bounds
+from lipcert.domain import WholeSpace, to_document
 from lipcert.errors import InvalidInput
 from lipcert.graph import Activation, Add, Affine, Concat, Graph, Input, Node, Opaque, sources
 from lipcert.linear import Adjoint, Conv, LinearMap, Shape
 from lipcert.norms import Norms
+from lipcert.regions import remaining
 from lipcert.sandwich import Sandwich
 
 
@@ -74,8 +77,10 @@ def report(items: Sequence[Certificate | Witness]) -> str:
     All items must be about one network. A bracket joins the best witness with the tightest bound of the most
     trusted validity; its ends are rounded outward.
 
+    Certificates on a domain are about that domain: pairs count for them if both inputs lie in it.
+
     Raises:
-        InvalidInput: If certificates are about different networks.
+        InvalidInput: If certificates are about different networks, or different domains.
 
     Example:
         >>> from lipcert.certificate import Gains
@@ -90,6 +95,10 @@ def report(items: Sequence[Certificate | Witness]) -> str:
     if len(networks) > 1:
         listed = ", ".join(sorted(networks))
         raise InvalidInput(f"certificates about different networks make no bracket: {listed}. Report each by itself.")
+    domain = certificates[0].domain if certificates else WholeSpace()
+    if len({str(_document(certificate)) for certificate in certificates}) > 1:
+        raise InvalidInput("certificates on different domains make no bracket. Report each by itself.")
+    witnesses = [witness for witness in witnesses if domain.contains(witness.x) and domain.contains(witness.y)]
     pairs = dict.fromkeys(item.norms for item in items)
     return "\n".join(
         line
@@ -146,6 +155,7 @@ def layer_rows(graph: Graph, certificate: Certificate) -> tuple[LayerRow, ...]:
             f"the certificate is about network {certificate.network}, this graph is {graph.digest()}. "
             f"Certify the model again, or use the weights written with the certificate."
         )
+    graph = remaining(graph, certificate)
     norms, gains = certificate.norms, certificate.evidence.items
     blocks = certificate.evidence.blocks if isinstance(certificate.evidence, Multipliers) else ()
     bounds = node_bounds(graph, gains, norms, blocks)
@@ -166,12 +176,30 @@ def layer_rows(graph: Graph, certificate: Certificate) -> tuple[LayerRow, ...]:
     )
 
 
+def _document(certificate: Certificate) -> Any:
+    return {} if isinstance(certificate.domain, WholeSpace) else to_document(certificate.domain)
+
+
+def where(certificate: Certificate) -> str:
+    """The norms of a claim, and its domain if it has one.
+
+    Example:
+        >>> from lipcert.certificate import Gains
+        >>> from lipcert.norms import L2
+        >>> from lipcert.domain import Box
+        >>> where(Certificate(2.0, L2, Validity.RIGOROUS, "", "", Gains(()), Box(0.0, 1.0)))
+        'l2->l2 on the box from 0.0 to 1.0'
+    """
+    domain = certificate.domain
+    return f"{certificate.norms}" if isinstance(domain, WholeSpace) else f"{certificate.norms} {domain}"
+
+
 def layer_table(graph: Graph, certificate: Certificate) -> Table:
     """`layer_rows` as a table for a terminal; norms and bounds are rounded up."""
     norms = certificate.norms
     own = Norms(norms.q, norms.q)
     table = Table(
-        title=f"Lip(f; {norms}) <= {format_up(certificate.bound)}   {certificate.validity.name}",
+        title=f"Lip(f; {where(certificate)}) <= {format_up(certificate.bound)}   {certificate.validity.name}",
         caption=f"norm: the node alone, {own}; from input: input to node, {norms}; share: of the sum of |log|",
     )
     table.add_column("node", overflow="fold")
@@ -228,7 +256,7 @@ def plot_layers(graph: Graph, certificate: Certificate, path: str | Path) -> Non
         axes.tick_params(axis="x", which="both", labelsize=8)
     left.set_yticks(places, [f"{row.node}  ({row.op})" for row in rows], fontsize=8)
     left.invert_yaxis()
-    title = f"Lip(f; {norms}) $\\leq$ {format_up(certificate.bound)}   ({certificate.validity.name})"
+    title = f"Lip(f; {where(certificate)}) $\\leq$ {format_up(certificate.bound)}   ({certificate.validity.name})"
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=150)
 
@@ -292,7 +320,7 @@ def _row(name: str, value: float, says: str) -> str:
 def _bracket(norms: Norms, certificates: list[Certificate], witnesses: list[Witness]) -> list[str]:
     low = f"{format_down(witnesses[0].ratio)} <= " if witnesses else ""
     high = f" <= {format_up(certificates[0].bound)}   {certificates[0].validity.name}" if certificates else ""
-    lines = [f"{low}Lip(f; {norms}){high}"]
+    lines = [f"{low}Lip(f; {where(certificates[0]) if certificates else norms}){high}"]
     for certificate in certificates:
         validity = certificate.validity
         lines.append(f"  upper  {format_up(certificate.bound):<12}  {validity.name:<9}  {certificate.method}")

@@ -10,11 +10,13 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lipcert.domain import Box, Domain, L2Ball, WholeSpace
 from lipcert.errors import InvalidInput
 from lipcert.frontends import trace_exported, trace_onnx
 from lipcert.graph import Affine, Graph
@@ -26,7 +28,10 @@ _EXPORTED = {".pt2": trace_exported, ".onnx": trace_onnx}
 
 
 def load_graph(
-    target: str, input_shape: Shape | None = None, state_dict: str | Path | None = None
+    target: str,
+    input_shape: Shape | None = None,
+    state_dict: str | Path | None = None,
+    domain: Domain = WholeSpace(),  # noqa: B008
 ) -> tuple[Graph, nn.Module | None]:
     """Capture what a command line names; the model comes along where it is one in Python.
 
@@ -34,6 +39,7 @@ def load_graph(
         target: As `load_model` reads it, or a ``.pt2`` or ``.onnx`` file.
         input_shape: Shape of one sample. A file that fixes it needs none.
         state_dict: Weights, for a model in Python only.
+        domain: What the claim will be about.
 
     Raises:
         LipcertError: As `load_model` and the readers.
@@ -43,7 +49,7 @@ def load_graph(
         if input_shape is None:
             raise InvalidInput(f"`{target}` needs --input-shape, the shape of one sample without batch.")
         model = load_model(target, state_dict)
-        return trace(model, input_shape), model
+        return trace(model, input_shape, domain), model
     if state_dict is not None:
         raise InvalidInput(f"`{target}` holds its own weights; leave --state-dict out.")
     return reader(target, input_shape), None
@@ -83,6 +89,33 @@ def parse_shape(text: str) -> Shape:
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise InvalidInput(f"--input-shape {text!r} is not a shape; write sizes without batch, as 1,28,28 or 784.")
     return tuple(int(size) for size in sizes)
+
+
+def parse_domain(box: str, ball: float | None, centre: str | Path | None) -> Domain:
+    """The domain that a command line names: ``--box LOW,HIGH``, or ``--ball RADIUS`` with ``--centre FILE.npy``.
+
+    Raises:
+        InvalidInput: If it names two, a centre without a ball, or numbers that are none.
+
+    Example:
+        >>> parse_domain("-1,1", None, None), parse_domain("", None, None)
+        (Box(low=-1.0, high=1.0), WholeSpace())
+    """
+    if (box and ball is not None) or (centre is not None and ball is None):
+        raise InvalidInput("give --box LOW,HIGH, or --ball RADIUS and with it --centre FILE.npy; not both.")
+    if box:
+        try:
+            low, high = map(float, box.split(","))
+        except ValueError as error:
+            raise InvalidInput(f"--box {box} is not of the form LOW,HIGH, such as -1,1.") from error
+        return Box(low, high)
+    if ball is None:
+        return WholeSpace()
+    try:
+        at = 0.0 if centre is None else torch.from_numpy(np.load(centre, allow_pickle=False)).double()
+    except (OSError, ValueError, TypeError) as error:
+        raise InvalidInput(f"--centre {centre} holds no array of numbers, as numpy.save writes it: {error}") from error
+    return L2Ball(at, ball)
 
 
 def picked(graph: Graph, output: int | None, margin: str) -> Graph:

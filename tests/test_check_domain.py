@@ -268,7 +268,9 @@ def test_of_a_single_point_the_values_are_proven_closely(name: str):
     proof = proven(graph, Box(x, x))
     for key, value in graph.values(x[None]).items():
         found, y = proof.found[key], value[0].numpy()
-        assert found is not None
+        if found is None:
+            assert name == "relu6"  # behind a function that is not in the table
+            break
         low, high = numbers(found.low), numbers(found.high)
         assert (y >= low - 1e-12 * (1 + abs(y))).all(), key
         assert (y <= high + 1e-12 * (1 + abs(y))).all(), key
@@ -369,6 +371,7 @@ KNOWN: dict[str, tuple[Any, float]] = {  # the function with its parameter, and 
     "abs": (lambda x, p: abs(x), 0.0),
     "leaky_relu": (lambda x, p: x if x >= 0 else p * x, 0.3),
     "prelu": (lambda x, p: x if x >= 0 else p * x, 1.7),
+    "contraction": (lambda x, p: x * (1 - p / 3), 2.0**-50),
     "relu6": (lambda x, p: min(max(x, M(0)), M(6)), 0.0),
     "tanh": (lambda x, p: mpmath.tanh(x), 0.0),
     "sigmoid": (lambda x, p: logistic(x), 0.0),
@@ -385,7 +388,13 @@ KNOWN: dict[str, tuple[Any, float]] = {  # the function with its parameter, and 
     "log": (lambda x, p: mpmath.log(x), 0.0),
     "reciprocal": (lambda x, p: 1 / x, 0.0),
 }
-PARAMETERS = {"leaky_relu": "negative_slope", "prelu": "weight", "elu": "alpha", "softplus": "beta"}
+PARAMETERS = {
+    "leaky_relu": "negative_slope",
+    "prelu": "weight",
+    "elu": "alpha",
+    "softplus": "beta",
+    "contraction": "epsilon",
+}
 POSITIVE = ("sqrt", "log", "reciprocal")
 ENDS = [-700.0, -31.0, -12.5, -3.0, -0.4, -(2.0**-60), 0.0, 0.01, 1.0, 2.5, 6.0, 40.0]
 
@@ -474,7 +483,7 @@ def test_slopes_hold_all_difference_quotients_and_are_those_of_the_library(
 
 
 def about_straight(function: str, low: Fraction, high: Fraction) -> bool:
-    return TABLE[function].bent or function == "relu6" or (function == "elu" and low >= 0)
+    return TABLE[function].bent or function in ("relu6", "contraction") or (function == "elu" and low >= 0)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from lipcert.certificate import Block, Certificate, Gain, Gains, Multipliers, Va
 from lipcert.certifiers.composition import node_bounds
 from lipcert.certifiers.product import Product
 from lipcert.errors import UnsupportedOperation
-from lipcert.graph import Activation, Graph, Node, Opaque
+from lipcert.graph import ON_A_DOMAIN, Activation, Graph, Node, Opaque
 from lipcert.lmi import Multipliers as Numbers
 from lipcert.lmi import NormalForm, normal_form, prove, tighten
 from lipcert.lmi.groups import constrained
@@ -231,7 +231,8 @@ def runs(steps: Sequence[Sequence[Node]], begin: int, end: int) -> Iterator[tupl
 
 def _worth(node: Node) -> bool:
     """Whether a node has multipliers, or scales its entries differently."""
-    return neurons(node) > 0 or (isinstance(node, Activation) and not is_factor([node]))
+    on_a_domain = isinstance(node, Activation) and node.function == ON_A_DOMAIN
+    return neurons(node) > 0 or (on_a_domain and not is_factor([node]))
 
 
 def is_factor(step: Sequence[Node]) -> bool:

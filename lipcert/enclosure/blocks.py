@@ -126,6 +126,35 @@ def _norm2(x: Ball, parameters: Mapping[str, Any], shape: tuple[int, ...]) -> Ba
     return _along(x, parameters["dim"], shape, value)
 
 
+def _product(x: Ball, parameters: Mapping[str, Any], shape: tuple[int, ...]) -> Ball:
+    """One half of the entries times the other."""
+    first, second = (x.moved(lambda X, part=part: np.split(X, 2, axis=1)[part]) for part in (0, 1))
+    return product(first, second)
+
+
+def _square(x: Ball, parameters: Mapping[str, Any], shape: tuple[int, ...]) -> Ball:
+    return product(x, x)
+
+
+def _scalar(value: Callable[[Arb], Arb]) -> Callable[[Ball, Mapping[str, Any], tuple[int, ...]], Ball]:
+    return lambda x, parameters, shape: elementwise(value, x)
+
+
+def _normalised(x: Ball, parameters: Mapping[str, Any], shape: tuple[int, ...]) -> Ball:
+    """Layer normalisation without its scale and shift."""
+    last = len(shape) - parameters["dims"]
+    flint = arithmetic()
+
+    def value(row: list[Arb]) -> list[Arb]:
+        centre = _total(row) / len(row)
+        away = [entry - centre for entry in row]
+        deviation = (_total([entry * entry for entry in away]) / len(row) + flint.arb(parameters["eps"])).sqrt()
+        return [entry / deviation for entry in away]
+
+    flat = x.moved(lambda X: X.reshape(len(X), *shape[:last], -1))
+    return _along(flat, [last], flat.shape[1:], value).moved(lambda X: X.reshape(len(X), *shape))
+
+
 _BLOCKS: dict[str, Callable[[Ball, Mapping[str, Any], tuple[int, ...]], Ball]] = {
     "max_windows": _maxima,
     "sort": _sorted,
@@ -133,4 +162,11 @@ _BLOCKS: dict[str, Callable[[Ball, Mapping[str, Any], tuple[int, ...]], Ball]] =
     "softmax": _softmax,
     "logsumexp": _logsumexp,
     "norm2": _norm2,
+    "product": _product,
+    "square": _square,
+    "layer_norm": _normalised,
+    "exp": _scalar(lambda x: x.exp()),
+    "sqrt": _scalar(lambda x: x.sqrt()),
+    "log": _scalar(lambda x: x.log()),
+    "reciprocal": _scalar(lambda x: 1 / x),
 }

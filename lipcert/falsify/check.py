@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert.certificate import Certificate, Validity, Witness
-from lipcert.certifiers import Auto, Certifier, Product
+from lipcert.certifiers import Auto, Certifier, Product, certify_on
 from lipcert.domain import Domain, WholeSpace
 from lipcert.enclosure import Stretch, stretch
 from lipcert.errors import (
@@ -59,7 +59,7 @@ def lipcheck(
             input, without it.
         bound: The claim, read as an exact number.
         norms: Norms on input and output.
-        domain: Where both inputs must lie. A proof is for the whole space and so holds there too.
+        domain: Where both inputs must lie.
         effort: Of the search for a pair.
         by: What proves. Default: layer by layer before the search, and by `Auto` in about as many seconds after it.
         generator: Source of the search. Default: a generator seeded with 0.
@@ -78,13 +78,13 @@ def lipcheck(
     case = _case(model, example_input, bound, norms, domain)
     if case.graph is None:
         return _searched(case, effort, generator)
-    first = (by or Product())(case.graph, norms)
+    first = certify_on(case.graph, domain, norms, by or Product())
     if _proves(first, bound):
         return Proved(case.claim, first, case.graph)
     verdict = _searched(case, effort, generator)
     if isinstance(verdict, Refuted):
         return verdict
-    second = first if by is not None else Auto(seconds=effort.seconds)(case.graph, norms)
+    second = first if by is not None else certify_on(case.graph, domain, norms, Auto(seconds=effort.seconds))
     if _proves(second, bound):
         return Proved(case.claim, second, case.graph)
     upper = min((c.bound for c in (first, second) if c.validity is Validity.RIGOROUS), default=math.inf)
@@ -231,7 +231,7 @@ def _case(model: nn.Module, example: Tensor | Shape, bound: float, norms: Norms,
     claim, seeds = claim_of(example, bound, norms, domain)
     frozen = freeze(model)
     try:
-        return _Case(model, frozen, claim, seeds, trace(model, claim.shape), "")
+        return _Case(model, frozen, claim, seeds, trace(model, claim.shape, domain), "")
     except NotLipschitz as reason:
         return _Case(model, frozen, claim, seeds, None, str(reason))
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lipcert.errors import InvalidInput, UnsupportedOperation
-from lipcert.graph import Activation, Add, Affine, Concat, Graph, Node, Opaque, sources
+from lipcert.graph import ON_A_DOMAIN, Activation, Add, Affine, Concat, Graph, Node, Opaque, sources
 from lipcert.linear import Adjoint, Conv, Dense, Diagonal, LinearMap, Reshape, Selection, dense, modulus
 from lipcert.lmi.groups import Groups, constrained, coordinates, groups
 
@@ -213,10 +213,12 @@ def bends(node: Activation) -> Tensor:
     """For every neuron, ``(size,)``, whether its slope is open by more than ``2**-40`` of its upper end.
 
     The others are a factor, and an error like rounding: what is left of a batch norm whose scale was rounded outward,
-    or of an activation that stays on one side of its kink.
+    or, on a domain, of neurons that stay on one side of their kink. Elsewhere all neurons of an activation bend if one
+    does.
     """
     lower, upper = (_spread(end, node) for end in node.slope)
-    return (upper - lower) > NEARLY * upper.clamp_min(0.0)
+    bent = (upper - lower) > NEARLY * upper.clamp_min(0.0)
+    return bent if node.function == ON_A_DOMAIN else bent.any().expand(len(bent))
 
 
 def nearly_linear(node: Activation) -> bool:

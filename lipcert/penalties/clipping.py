@@ -17,6 +17,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from lipcert.certifiers import Product
+from lipcert.domain import WholeSpace
 from lipcert.errors import InvalidInput, UnsupportedOperation
 from lipcert.freeze import freeze
 from lipcert.graph import Affine, Graph, Node
@@ -134,7 +135,7 @@ def _require_monotone(path: str, module: nn.Module) -> None:
 def _require_no_loose_parameters(model: nn.Module, shape: Shape) -> None:
     """Refuse parameters that are read past the plain layer that holds them: anything may be done with them."""
     names = dict(model.named_parameters(remove_duplicate=False))
-    for node in record(model, shape).graph.nodes:
+    for node in record(model, shape, WholeSpace()).graph.nodes:
         name = module_path(str(node.target))
         if node.op == "get_attr" and name in names:
             message = f"the parameter `{name}` is read past its layer, so what the largest one does is unknown"

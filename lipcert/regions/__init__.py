@@ -2,6 +2,6 @@
 
 from lipcert.regions.propagate import propagated, require_ranges
 from lipcert.regions.range import Range
-from lipcert.regions.restrict import restricted
+from lipcert.regions.restrict import remaining, restricted, stated_by
 
-__all__ = ["Range", "propagated", "require_ranges", "restricted"]
+__all__ = ["Range", "propagated", "remaining", "require_ranges", "restricted", "stated_by"]

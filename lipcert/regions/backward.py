@@ -74,7 +74,9 @@ def _cost(node: Node) -> int:
     return size * max(1, terms(node.map)) if isinstance(node, Affine) else size
 
 
-def backward(graph: Graph, domain: Domain, target: str, found: Mapping[str, Range], stated: Mapping[str, Range]) -> Range:
+def backward(
+    graph: Graph, domain: Domain, target: str, found: Mapping[str, Range], stated: Mapping[str, Range]
+) -> Range:
     """Bound the entries of a node by linear functions of the input.
 
     Args:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipcert.regions.range import SMALLEST, Range, around, hull, outward, unbounded
+from lipcert.regions.range import Range, around, hull, outward, unbounded
 
 LIBRARY = 2.0**-42
 
@@ -205,6 +205,14 @@ def _elu_slopes(x: Range, parameters: Parameters) -> Range:
     return Range(torch.where(right, 1.0, least), torch.where(right, 1.0, most))
 
 
+def _factor(x: Range, parameters: Parameters) -> Range:
+    """A factor that is known up to ``epsilon``; the error of its value counts that."""
+    epsilon = float(parameters["epsilon"])
+    if not 0.0 <= epsilon <= LIBRARY:
+        return unbounded(tuple(x.low.shape))
+    return Range(_one(x) * (1.0 - epsilon), _one(x))
+
+
 def _leaky(slope: str) -> Elementwise:
     def value(x: Tensor, p: Parameters) -> Tensor:
         return torch.where(x >= 0.0, x, torch.as_tensor(p[slope], dtype=torch.float64) * x)
@@ -239,6 +247,7 @@ TABLE: dict[str, Elementwise] = {
     "abs": Elementwise(_plain(torch.abs), _pieces((0.0,), -1.0, 1.0), 0.0, bent=True),
     "leaky_relu": _leaky("negative_slope"),
     "prelu": _leaky("weight"),
+    "contraction": Elementwise(lambda x, p: x if float(p["epsilon"]) <= LIBRARY else torch.nan * x, _factor),
     "relu6": Elementwise(_plain(torch.nn.functional.relu6), _pieces((0.0, 6.0), 0.0, 1.0, 0.0), 0.0),
     "tanh": Elementwise(_plain(torch.tanh), _bell(lambda v: 1.0 - torch.tanh(v) ** 2)),
     "sigmoid": Elementwise(_plain(torch.sigmoid), _bell(_sigmoid_slope)),

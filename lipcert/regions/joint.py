@@ -14,7 +14,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from lipcert.graph import Activation, Add, Affine, Node, Opaque
+from lipcert.graph import ON_A_DOMAIN, Activation, Add, Affine, Node, Opaque
 from lipcert.kernel.rounding import round_up
 from lipcert.linear import Selection
 from lipcert.norms import L2
@@ -22,7 +22,6 @@ from lipcert.regions.functions import LIBRARY, TABLE, values_on
 from lipcert.regions.range import SMALLEST, Range, around, hull, unbounded
 
 PRODUCT, MATMUL, LAYER_NORM = "product", "matmul", "layer_norm"
-DECLARED = "declared:on a domain"
 
 
 def joint_values(node: Opaque, x: Range) -> Range:
@@ -94,7 +93,7 @@ def _product(node: Opaque, x: Range) -> list[Node]:
         name = f"{node.name}/{side}"
         picked = Affine(f"{name}/half", node.source, Selection(index[place], tuple(x.low.shape)), None)
         slope = other.low.clone(), other.high.clone()
-        nodes += [picked, Activation(name, picked.name, node.shape, DECLARED, {}, slope, _unreachable)]
+        nodes += [picked, Activation(name, picked.name, node.shape, ON_A_DOMAIN, {}, slope, _unreachable)]
     return [*nodes, Add(node.name, (f"{node.name}/left", f"{node.name}/right"), node.shape)]
 
 
@@ -124,7 +123,7 @@ def _matmul_values(node: Opaque, x: Range) -> Range:
 
 
 def _matmul(node: Opaque, x: Range) -> list[Node]:
-    """``A1 B1 - A2 B2 = (A1 - A2) B1 + A2 (B1 - B2)``: in l2 the factors are spectral norms, over a batch the largest."""
+    """``A1 B1 - A2 B2 = (A1 - A2) B1 + A2 (B1 - B2)``; in l2 the factors are spectral norms, the largest of a batch."""
     a, b = _matrices(node, x)
     nodes: list[Node] = []
     total = x.low.numel()
@@ -134,7 +133,7 @@ def _matmul(node: Opaque, x: Range) -> list[Node]:
         index = torch.arange(*ends).reshape(shape)
         picked = Affine(f"{name}/part", node.source, Selection(index, tuple(x.low.shape)), None)
         gain = {L2: _spectral(other.magnitude)}
-        nodes += [picked, Opaque(name, picked.name, node.shape, DECLARED, {}, gain, _unreachable)]
+        nodes += [picked, Opaque(name, picked.name, node.shape, ON_A_DOMAIN, {}, gain, _unreachable)]
     return [*nodes, Add(node.name, (f"{node.name}/left", f"{node.name}/right"), node.shape)]
 
 
@@ -159,9 +158,8 @@ def _normalised(node: Opaque, x: Range) -> list[Node] | None:
 
     The variance is :math:`\frac{1}{n^2} \sum_{i<j} (x_i - x_j)^2`, at least what the gaps between the ranges leave.
     """
-    dims = int(node.parameters["dims"])
-    low, high = (end.flatten(-dims).reshape(-1, math.prod(end.shape[len(end.shape) - dims :])) for end in (x.low, x.high))
-    n = low.shape[1]
+    n = math.prod(x.low.shape[len(x.low.shape) - int(node.parameters["dims"]) :])
+    low, high = (end.reshape(-1, n) for end in (x.low, x.high))
     gaps = torch.relu(torch.maximum(low[:, :, None] - high[:, None, :], low[:, None, :] - high[:, :, None]))
     gaps = gaps * (1 - 2.0**-50)
     variance = (gaps.square().sum((1, 2)) / (2.0 * n * n) * (1 - 2.0**-52 * (n * n + 8))).clamp_min(0.0)
@@ -169,7 +167,7 @@ def _normalised(node: Opaque, x: Range) -> list[Node] | None:
     if not least > 0.0:
         return None
     gain = round_up(Fraction(1.0 / math.sqrt(least)) * (1 + Fraction(1, 2**48)))
-    return [replace(node, function=DECLARED, parameters={}, gains={L2: gain})]
+    return [replace(node, function=ON_A_DOMAIN, parameters={}, gains={L2: gain})]
 
 
 def _unreachable(x: Tensor) -> Tensor:

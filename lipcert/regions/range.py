@@ -45,7 +45,8 @@ class Range:
 
     def cleared(self) -> Range:
         """With an infinite end in the place of one that is not a number."""
-        return Range(self.low.nan_to_num(-torch.inf, torch.inf, -torch.inf), self.high.nan_to_num(torch.inf, torch.inf, -torch.inf))
+        endless = {"posinf": torch.inf, "neginf": -torch.inf}
+        return Range(self.low.nan_to_num(-torch.inf, **endless), self.high.nan_to_num(torch.inf, **endless))
 
     def moved(self, linear: LinearMap) -> Range:
         """The entries rearranged by a map that only selects and reshapes."""

@@ -10,10 +10,12 @@ from dataclasses import replace
 
 import torch
 
-from lipcert.errors import InvalidInput, NotLipschitz
-from lipcert.graph import Activation, Graph, Node, Opaque
+from lipcert.certificate import Certificate
+from lipcert.domain import WholeSpace
+from lipcert.errors import CheckFailed, InvalidInput, NotLipschitz
+from lipcert.graph import ON_A_DOMAIN, Activation, Graph, Node, Opaque
 from lipcert.regions.functions import LOCAL, TABLE
-from lipcert.regions.joint import DECLARED, replaced
+from lipcert.regions.joint import replaced
 from lipcert.regions.propagate import slopes
 from lipcert.regions.range import Range
 
@@ -40,11 +42,36 @@ def restricted(graph: Graph, stated: Mapping[str, Range]) -> Graph:
     return Graph(tuple(nodes))
 
 
+def remaining(graph: Graph, certificate: Certificate) -> Graph:
+    """The network that a certificate's evidence is about: the network itself, or what is left of it on its ranges.
+
+    Raises:
+        CheckFailed: If the ranges are not of this network's nonlinear nodes.
+    """
+    return graph if isinstance(certificate.domain, WholeSpace) else restricted(graph, stated_by(graph, certificate))
+
+
+def stated_by(graph: Graph, certificate: Certificate) -> dict[str, Range]:
+    """The ranges that a certificate states, in the shapes of a network's nodes.
+
+    Raises:
+        CheckFailed: If they are not of this network's nonlinear nodes.
+    """
+    shapes = {node.name: graph[node.source].shape for node in graph if isinstance(node, Activation | Opaque)}
+    try:
+        return {
+            name: Range(*(torch.tensor(end, dtype=torch.float64).reshape(shapes[name]) for end in ends))
+            for name, ends in certificate.ranges.items()
+        }
+    except (KeyError, RuntimeError) as error:
+        raise CheckFailed(f"the ranges are not those of this network's nonlinear nodes: {error}") from error
+
+
 def _restricted(node: Node, read: Range | None) -> Iterator[Node]:
     if isinstance(node, Activation) and read is not None:
         found = slopes(node, read)
         # A name outside the checker's table: its slopes are those of the range, which is proved apart.
-        yield replace(node, function=DECLARED, parameters={}, slope=(found.low, found.high))
+        yield replace(node, function=ON_A_DOMAIN, parameters={}, slope=(found.low, found.high))
     elif isinstance(node, Opaque) and not node.gains:
         yield from _with_constants(node, read)
     else:
@@ -54,14 +81,14 @@ def _restricted(node: Node, read: Range | None) -> Iterator[Node]:
 def _with_constants(node: Opaque, read: Range | None) -> Iterator[Node]:
     if read is None:
         raise NotLipschitz(
-            f"`{node.name}` ({node.function}) has no Lipschitz constant on the whole space, and nothing finite is known "
-            f"of what it reads on this domain. Give a smaller domain, or bound its input by torch.tanh.",
+            f"`{node.name}` ({node.function}) has no Lipschitz constant on the whole space, and nothing finite is "
+            f"known of what it reads on this domain. Give a smaller domain, or bound its input by torch.tanh.",
             path=node.name,
         )
     if node.function in LOCAL:
         found = TABLE[node.function].slopes(read, {})
         if found.bounded:
-            yield Activation(node.name, node.source, node.shape, DECLARED, {}, (found.low, found.high), node.call)
+            yield Activation(node.name, node.source, node.shape, ON_A_DOMAIN, {}, (found.low, found.high), node.call)
             return
     nodes = None if node.function in LOCAL else replaced(node, read)
     if nodes is None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcert import rules as _rules  # noqa: F401  (registers the built-in rules)
-from lipcert.domain import Domain, WholeSpace
+from lipcert.domain import Domain, WholeSpace, limits
 from lipcert.errors import UnsupportedOperation
 from lipcert.freeze import evaluation_copy, materialise, promote, unchanged_randomness
 from lipcert.graph import Graph
@@ -57,6 +57,8 @@ def trace(model: nn.Module, input_shape: Shape, domain: Domain = WholeSpace()) -
         [('input', (3,)), ('0', (2,)), ('1', (2,))]
     """
     shape = require_shape(input_shape)
+    if not isinstance(domain, WholeSpace):
+        limits(domain, shape)
     own = materialise(model)
     frozen = promote(copy.deepcopy(own), torch.device("cpu"))
     with unchanged_randomness(), torch.no_grad():

@@ -29,9 +29,7 @@ _LEAVES_TENSORS = frozenset(
 )
 
 
-def require_reproduction(
-    graph: Graph, frozen: nn.Module, own: nn.Module, original: nn.Module, domain: Domain
-) -> None:
+def require_reproduction(graph: Graph, frozen: nn.Module, own: nn.Module, original: nn.Module, domain: Domain) -> None:
     """Refuse a graph that does not do what the model does.
 
     Args:
