@@ -14,6 +14,7 @@ Every decision compares integers or fractions; floating point appears as a hint 
 rounded to keep them short, they are rounded outward. What is believed: check.py, what it believes, and this file.
 """
 
+import functools
 import itertools
 import json
 import math
@@ -164,7 +165,9 @@ def verify_domain(certificate_text: str, document: dict[str, Any], arrays: Mappi
         domain = read_domain(claim["domain"], next(iter(network.values())).shape)
         known = read_functions(graph, network, dict(arrays))
         proof = prove_ranges(Proof(network, known, domain), read_ranges(claim["ranges"], network))
-        return settle(claim, restricted(proof), prove_gain, prove_mixed, domain.text)
+        left = restricted(proof)
+        local = {name for name in left if name in proof.proven or name not in network}
+        return settle(claim, left, prove_gain, functools.partial(prove_mixed, local), domain.text)
 
     return guarded(run)
 
@@ -1071,6 +1074,7 @@ def _variance(low: list[Fraction], high: list[Fraction]) -> Fraction:
 
 
 def prove_mixed(
+    local: set[str],
     network: Network,
     source: str,
     target: str,
@@ -1078,7 +1082,9 @@ def prove_mixed(
     multipliers: dict[str, list[Fraction]],
     torus: tuple[int, ...] = (),
 ) -> Fraction:
-    """`prove_part`, where an activation has multipliers for those of its neurons only whose slope is not known.
+    """`prove_part`, where some activations have multipliers for those neurons only whose slope is not known.
+
+    These are the ``local`` ones, whose slopes are those on a range; of others, all neurons have one if any has.
 
     Raises:
         Reject: If the part is not proven.
@@ -1092,7 +1098,7 @@ def prove_mixed(
     names = {}
     apart: Network = {}
     for node in network.values():
-        bends = _bends(node) if node.kind == "activation" else np.zeros(0, dtype=bool)
+        bends = _bends(node) if node.kind == "activation" and node.name in local else np.zeros(0, dtype=bool)
         if bends.any() and not bends.all():
             names[node.name] = f"{node.name} (bending)"
             apart |= {new.name: new for new in _separated(node, bends, names[node.name])}

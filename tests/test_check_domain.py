@@ -694,6 +694,19 @@ def test_multipliers_stand_for_the_neurons_that_bend():
         refused(claim, document, arrays, Malformed)
 
 
+def test_where_no_range_is_known_all_neurons_of_a_layer_have_multipliers_if_any_has():
+    """Behind a reflection nothing is known; one channel of the activation has the slope 1 on both sides."""
+    first, last = (nn.Linear(2, 2).double() for _ in range(2))
+    act = nn.PReLU(2)
+    act.weight.data = torch.tensor([1.0, 0.25])
+    torch.manual_seed(0)
+    graph = trace(nn.Sequential(first, Householder(2), act, last).double(), (2,))
+    certificate = certify_on(graph, Box(-1.0, 1.0), by=LipSDP())
+    (block,) = json.loads(certificate.to_json())["evidence"]["blocks"]
+    assert {name: len(listed) for name, listed in block["multipliers"].items()} == {"1": 1, "2": 2}
+    assert verify_domain(certificate.to_json(), *graph.document()).bound == certificate.bound
+
+
 @pytest.mark.parametrize("name", ["r (bending)", "r (fixed)", "r (bending) read", "r (bending) back"])
 def test_a_node_may_not_be_called_as_a_part_of_a_layer(name: str):
     x = Input("x", (2,))
