@@ -880,10 +880,12 @@ def test_every_field_about_the_domain_is_checked(field: str):
         place: Any = claim
         for key in before:
             place = place[int(key) if isinstance(place, list) else key]
-        if isinstance(place, list) and last == "more":
+        if isinstance(place, dict):
+            place[last] = value
+        elif last == "more":
             place += value
         else:
-            place[int(last) if isinstance(place, list) else last] = value
+            place[int(last)] = value
         assert refused(claim, document, arrays, Malformed), value
 
 
@@ -936,7 +938,7 @@ def test_the_file_runs_by_itself_and_prints_the_domain(files: tuple[str, str], t
 
 
 def test_the_checker_without_domains_refuses_and_says_which_file_to_take(files: tuple[str, str]):
-    code, said = run(checker.__file__, *files)
+    code, said = run(str(checker.__file__), *files)
     assert (code, "check_domain.py" in said) == (2, True)
     with pytest.raises(Malformed, match=r"check_domain\.py"):
         checker.verify_files(*files)
