@@ -694,6 +694,19 @@ def test_multipliers_stand_for_the_neurons_that_bend():
         refused(claim, document, arrays, Malformed)
 
 
+def test_a_neuron_with_a_fixed_negative_slope_has_no_multiplier():
+    """Of |[5; -5; 0] + x| on |x| <= 1 one neuron is the identity, one minus it, one bends: sqrt(4 + 81 + 4)."""
+    first = Affine("a", "x", Dense(torch.eye(3).double(), (3,)), torch.tensor([5.0, -5.0, 0.0]).double())
+    slope = (torch.tensor(-1.0).double(), torch.tensor(1.0).double())
+    last = Affine("b", "r", Dense(torch.tensor([[2.0, 9.0, 2.0]]).double(), (3,)), None)
+    graph = Graph((Input("x", (3,)), first, Activation("r", "a", (3,), "abs", {}, slope, torch.abs), last))
+    certificate = certify_on(graph, Box(-1.0, 1.0), by=LipSDP())
+    assert certificate.bound == pytest.approx(math.sqrt(89.0), rel=1e-6)
+    (block,) = json.loads(certificate.to_json())["evidence"]["blocks"]
+    assert {name: len(listed) for name, listed in block["multipliers"].items()} == {"r": 1}
+    assert verify_domain(certificate.to_json(), *graph.document()).bound == certificate.bound
+
+
 def test_where_no_range_is_known_all_neurons_of_a_layer_have_multipliers_if_any_has():
     """Behind a reflection nothing is known; one channel of the activation has the slope 1 on both sides."""
     first, last = (nn.Linear(2, 2).double() for _ in range(2))
