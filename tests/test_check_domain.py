@@ -695,13 +695,13 @@ def test_multipliers_stand_for_the_neurons_that_bend():
 
 
 def test_a_neuron_with_a_fixed_negative_slope_has_no_multiplier():
-    """Of |[5; -5; 0] + x| on |x| <= 1 one neuron is the identity, one minus it, one bends: sqrt(4 + 81 + 4)."""
-    first = Affine("a", "x", Dense(torch.eye(3).double(), (3,)), torch.tensor([5.0, -5.0, 0.0]).double())
+    """3 |x + 5| + 3 |x - 5| + |x| is 30 + |x| on |x| <= 1: of three neurons one bends."""
+    first = Affine("a", "x", Dense(torch.ones(3, 1).double(), (1,)), torch.tensor([5.0, -5.0, 0.0]).double())
     slope = (torch.tensor(-1.0).double(), torch.tensor(1.0).double())
-    last = Affine("b", "r", Dense(torch.tensor([[2.0, 9.0, 2.0]]).double(), (3,)), None)
-    graph = Graph((Input("x", (3,)), first, Activation("r", "a", (3,), "abs", {}, slope, torch.abs), last))
+    last = Affine("b", "r", Dense(torch.tensor([[3.0, 3.0, 1.0]]).double(), (3,)), None)
+    graph = Graph((Input("x", (1,)), first, Activation("r", "a", (3,), "abs", {}, slope, torch.abs), last))
     certificate = certify_on(graph, Box(-1.0, 1.0), by=LipSDP())
-    assert certificate.bound == pytest.approx(math.sqrt(89.0), rel=1e-6)
+    assert certificate.bound == pytest.approx(1.0, rel=1e-6)
     (block,) = json.loads(certificate.to_json())["evidence"]["blocks"]
     assert {name: len(listed) for name, listed in block["multipliers"].items()} == {"r": 1}
     assert verify_domain(certificate.to_json(), *graph.document()).bound == certificate.bound
