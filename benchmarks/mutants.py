@@ -33,7 +33,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import mutant_table, mutant_table_check, mutant_table_norms, mutant_table_rules
+from benchmarks import mutant_table, mutant_table_check, mutant_table_domain, mutant_table_norms, mutant_table_rules
 from benchmarks.mutant_table import COVERED_BY, HINTS, SECTIONS, Mutant
 
 EVERY = [
@@ -41,6 +41,7 @@ EVERY = [
     *mutant_table_norms.MUTANTS,
     *mutant_table_rules.MUTANTS,
     *mutant_table_check.MUTANTS,
+    *mutant_table_domain.MUTANTS,
 ]
 ROOT = Path(__file__).parent.parent
 COPIED = ("lipcert", "tests", "benchmarks", "examples", "docs", "pyproject.toml", "README.md", "CONTRIBUTING.md")

@@ -14,6 +14,7 @@ Every decision compares integers or fractions; floating point appears as a hint 
 rounded to keep them short, they are rounded outward. What is believed: check.py, what it believes, and this file.
 """
 
+import functools
 import itertools
 import json
 import math
@@ -167,7 +168,9 @@ def verify_domain(certificate_text: str, document: dict[str, Any], arrays: Mappi
         domain = read_domain(claim["domain"], next(iter(network.values())).shape)
         known = read_functions(graph, network, dict(arrays))
         proof = prove_ranges(Proof(network, known, domain), read_ranges(claim["ranges"], network))
-        return settle(claim, restricted(proof), prove_gain, prove_mixed, domain.text)
+        left = restricted(proof)
+        local = {name for name in left if name in proof.proven or name not in network}
+        return settle(claim, left, prove_gain, functools.partial(prove_mixed, local), domain.text)
 
     return guarded(run)
 
@@ -843,6 +846,7 @@ TABLE: dict[str, Function] = {
     "abs": Function(_at(abs), _pieces((-_INF, -1, 0), (0, 1, _INF)), bent=True),
     "leaky_relu": Function(_leaky, _pieces((-_INF, None, 0), (0, 1, _INF)), bent=True),
     "prelu": Function(_leaky, _pieces((-_INF, None, 0), (0, 1, _INF)), bent=True),
+    "contraction": Function(lambda x, p: _scaled(x, (1 - p, Fraction(1))), lambda low, high, p: (1 - p, Fraction(1))),
     "relu6": Function(_at(lambda x: min(max(x, 0), 6)), _pieces((-_INF, 0, 0), (0, 1, 6), (6, 0, _INF))),
     "tanh": Function(lambda x, p: _tanh(x), _bell(lambda v: _outward(*(4 * s / (1 + s) ** 2 for s in _decay(2 * v))))),
     "sigmoid": Function(lambda x, p: _sigmoid(x), _bell(lambda v: _outward(*(s / (1 + s) ** 2 for s in _decay(v))))),
@@ -1073,9 +1077,18 @@ def _variance(low: list[Fraction], high: list[Fraction]) -> Fraction:
 
 
 def prove_mixed(
-    network: Network, source: str, target: str, value: Fraction, multipliers: Listed, torus: Place = (), row: Row = None
+    local: set[str],
+    network: Network,
+    source: str,
+    target: str,
+    value: Fraction,
+    multipliers: Listed,
+    torus: Place = (),
+    row: Row = None,
 ) -> Fraction:
-    """`prove_part`, where an activation has multipliers for those of its neurons only whose slope is not known.
+    """`prove_part`, where some activations have multipliers for those neurons only whose slope is not known.
+
+    These are the ``local`` ones, whose slopes are those on a range; of others, all neurons have one if any has.
 
     Raises:
         Reject: If the part is not proven.
@@ -1089,7 +1102,7 @@ def prove_mixed(
     names = {}
     apart: Network = {}
     for node in network.values():
-        bends = _bends(node) if node.kind == "activation" else np.zeros(0, dtype=bool)
+        bends = _bends(node) if node.kind == "activation" and node.name in local else np.zeros(0, dtype=bool)
         if bends.any() and not bends.all():
             names[node.name] = f"{node.name} (bending)"
             apart |= {new.name: new for new in _separated(node, bends, names[node.name])}

@@ -117,7 +117,7 @@ class Box:
 
     def __post_init__(self) -> None:
         """Refuse an empty box."""
-        low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
+        low, high = (torch.as_tensor(end, dtype=torch.float64) for end in (self.low, self.high))
         if not bool(torch.isfinite(low).all() and torch.isfinite(high).all() and (low <= high).all()):
             raise InvalidInput(f"the box from {self.low} to {self.high} is empty or endless; give finite low <= high.")
 

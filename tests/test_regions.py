@@ -17,12 +17,12 @@ from lipcert.certificate import Certificate
 from lipcert.certifiers import Auto, LipSDP, Product, certify_on
 from lipcert.domain import Box, L2Ball, WholeSpace, limits
 from lipcert.errors import CheckFailed, InvalidInput, NotLipschitz, UnsupportedOperation
-from lipcert.graph import Activation, Affine, Graph, Input
+from lipcert.graph import Activation, Affine, Graph, Input, Opaque
 from lipcert.linear import Dense
 from lipcert.nn import FullSort, MaxMin
 from lipcert.norms import LINF
 from lipcert.recheck import check_float64
-from lipcert.regions import Range, propagated, restricted
+from lipcert.regions import Range, propagated, require_ranges, restricted
 from lipcert.regions.functions import LOCAL, TABLE, lines_on, slopes_on, values_on
 from lipcert.regions.range import unbounded
 
@@ -411,3 +411,14 @@ def test_sorting_keeps_the_order_of_ranges():
     graph = lipcert.trace(nn.Sequential(nn.Linear(2, 3), FullSort()), (2,))
     _, found = propagated(graph, Box(-1.0, 1.0))
     assert bool((found["1"].low.diff() >= 0).all() and (found["1"].high.diff() >= 0).all())
+
+
+def test_a_range_beyond_the_largest_float_is_not_believed():
+    """Products of 1e200 overflow on both sides; what is proven of them is no number."""
+    slope = (torch.tensor(0.0).double(), torch.tensor(1.0).double())
+    product = Opaque("f", "x", (1,), "product", {}, {}, lambda x: x[:, :1] * x[:, 1:])
+    graph = Graph((Input("x", (2,)), product, Activation("r", "f", (1,), "relu", {}, slope, torch.relu)))
+    wide = torch.full((2,), 1e201, dtype=torch.float64)
+    claimed = {"f": Range(-wide, wide), "r": Range(torch.zeros(1).double(), torch.ones(1).double())}
+    with pytest.raises(CheckFailed, match="`r` is said to read"):
+        require_ranges(graph, Box(-wide / 10, wide / 10), claimed)

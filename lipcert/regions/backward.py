@@ -61,9 +61,9 @@ class Form:
 
 
 def work(graph: Graph, target: str) -> int:
-    """About how many multiply-adds `backward` takes; zero where nothing bends before the node."""
+    """About how many multiply-adds `backward` takes; zero where intervals say all there is."""
     before = _before(graph, target)
-    if not any(isinstance(node, Activation) for node in before) and not isinstance(graph[target], Affine):
+    if not any(isinstance(node, Activation | Affine) for node in before):
         return 0
     rows = math.prod(graph[target].shape)
     return rows * sum(_cost(node) for node in before)

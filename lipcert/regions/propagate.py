@@ -100,7 +100,7 @@ def require_ranges(graph: Graph, domain: Domain, claimed: Mapping[str, Range]) -
         said = claimed.get(name)
         if said is None:
             return None
-        outside = (read.low < said.low) | (read.high > said.high)
+        outside = ~((read.low >= said.low) & (read.high <= said.high))  # so are ends that are no numbers
         if said.low.shape != read.low.shape or bool(outside.any()):
             raise CheckFailed(
                 f"`{name}` is said to read numbers between {float(said.low.min())!r} and {float(said.high.max())!r}; "

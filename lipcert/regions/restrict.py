@@ -68,8 +68,8 @@ def stated_by(graph: Graph, certificate: Certificate) -> dict[str, Range]:
 
 
 def _restricted(node: Node, read: Range | None) -> Iterator[Node]:
-    if isinstance(node, Activation):
-        found = Range(*node.slope) if read is None else slopes(node, read)
+    if isinstance(node, Activation) and read is not None:
+        found = slopes(node, read)
         # A name outside the checker's table: its slopes are those of the range, which is proved apart.
         yield replace(node, function=ON_A_DOMAIN, parameters={}, slope=(found.low, found.high))
     elif isinstance(node, Opaque) and not node.gains:
