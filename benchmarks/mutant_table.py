@@ -68,7 +68,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 
 HINTS = frozenset(
     # What only guesses, or decides how long to try: a wrong answer costs tightness or time, never truth. Of them
-    # `top_eigenvalue_upper` picks shifts to try and whose bound to hand on; every bound it may pick is proven elsewhere.
+    # `top_eigenvalue_upper` only picks the shifts to try: every bound that it hands on was proven by another function.
     "_cholesky _top_eigenvalue _lanczos _ritz top_eigenvalue _top squared_guess _panel _factor work _by_energy "
     "norm2_hint _floating _floats _show _solve _named _cast _misfit _batched top_eigenvalue_upper".split()
 )
