@@ -61,15 +61,16 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "the same on a torus, frequency by frequency": (CHECK, TORUS),
     "maps as matrices, by index": (CHECK, TORUS),
     "what the other nodes do to distances: two tables": (CHECK, CLAIMS, GROUPS),
-    "reading the network": (CLAIMS, CHECK, GROUPS),
+    "reading the network": (CLAIMS, CHECK, GROUPS, TORUS),
     "reading files, field for field": (CLAIMS, CHECK),
 }
 """Likewise for the sections of the checker."""
 
 HINTS = frozenset(
-    # What only guesses, or decides how long to try: a wrong answer costs tightness or time, never truth.
+    # What only guesses, or decides how long to try: a wrong answer costs tightness or time, never truth. Of them
+    # `top_eigenvalue_upper` only picks the shifts to try: every bound that it hands on was proven by another function.
     "_cholesky _top_eigenvalue _lanczos _ritz top_eigenvalue _top squared_guess _panel _factor work _by_energy "
-    "norm2_hint _floating _floats _show _solve _named _cast _misfit _batched".split()
+    "norm2_hint _floating _floats _show _solve _named _cast _misfit _batched top_eigenvalue_upper".split()
 )
 
 MUTANTS: list[Mutant] = [

@@ -37,8 +37,14 @@ def scaled(name: str, source: str, factor: float, size: int = 2) -> Affine:
     return Affine(name, source, Diagonal(torch.tensor(factor, dtype=torch.float64), (size,)), None)
 
 
-def claim(nodes: list[Node], gains: list[tuple[str, str, float]], bound: float, norms: str) -> tuple[str, Any, Any]:
-    graph = Graph((Input("x", (2,)), *nodes))
+def claim(
+    nodes: list[Node],
+    gains: list[tuple[str, str, float]],
+    bound: float,
+    norms: str,
+    shape: tuple[int, ...] = (2,),
+) -> tuple[str, Any, Any]:
+    graph = Graph((Input("x", shape), *nodes))
     items = tuple(Gain(tuple(path.split()), Norms.parse(pair), value) for path, pair, value in gains)
     certificate = Certificate(bound, Norms.parse(norms), Validity.ESTIMATE, "by hand", graph.digest(), Gains(items))
     return certificate.to_json(), *graph.document()
@@ -420,6 +426,23 @@ def test_a_stride_changed_with_its_digest_is_judged_as_the_network_it_is():
     assert "1.0 is not an upper bound: the norm is about 2.0" in refused(changed, document, arrays, Reject)
     changed["evidence"]["items"][0]["value"] = changed["bound"] = (2.0).hex()
     assert verify(json.dumps(changed), document, arrays).bound == 2.0
+
+
+@pytest.mark.parametrize("field", ["stride", "dilation"])
+def test_a_convolution_that_stands_still_is_none(field: str):
+    conv = Conv(torch.ones(1, 1, 2, dtype=torch.float64), (1, 4), (3,), (1,), ((0, 0),), (1,), 1, "zeros")
+    text, document, arrays = claim([Affine("c", "x", conv, None)], [("c", "l2->l2", 2.0)], 2.0, "l2->l2", (1, 4))
+    verify(text, document, arrays)
+    document["nodes"][1]["map"][field] = [0]
+    changed = {**json.loads(text), "network": digest(document, arrays)}
+    assert f"{field} is [0], not a list of at most 16 integers >= 1" in refused(changed, document, arrays, Malformed)
+
+
+def test_a_shape_without_weights_has_a_limit_too():
+    text, document, arrays = claim([], [], 1.0, "l2->l2", (1 << 14, 1 << 14))
+    assert verify(text, document, arrays).bound == 1.0
+    text, document, arrays = claim([], [], 1.0, "l2->l2", (1 << 14, (1 << 14) + 1))
+    assert "over 268435456 entries" in refused(text, document, arrays, Malformed)
 
 
 def test_a_processor_that_flushes_subnormal_numbers_is_refused():

@@ -252,12 +252,26 @@ def test_norms_of_non_negative_matrices_and_sums_of_squares_are_rounded_up():
         for m, n in ((64, 64), (1000, 70), (70, 1000)):
             A = np.full((1, m, n), value)
             exact = m * n * Fraction(float(value)) ** 2
-            assert Fraction(float(squares_up(A)[0])) >= exact
+            assert exact <= Fraction(float(squares_up(A)[0])) <= exact * Fraction(101, 100)
             assert exact <= Fraction(float(squared_norm([A[:, :30], A[:, 30:]])[0])) <= exact * Fraction(101, 100)
     A = np.abs(np.random.default_rng(5).standard_normal((3, 90, 110))).astype(np.float32)
     exact = np.linalg.norm(A.astype(np.float64), 2, axis=(1, 2)) ** 2
     bound = squared_norm([A[:, :50], A[:, 50:]])
     assert np.all((exact <= bound) & (bound <= 1.1 * exact))
+
+
+def test_many_rows_lose_more_than_the_columns_pay_for():
+    # Equal terms round in one direction: at this length by more than the roundings of two columns have room for.
+    for value in np.linspace(0.5, 1.0, 12, dtype=np.float32):
+        A = np.full((1, 2**17, 2), value)
+        assert Fraction(float(squared_norm([A])[0])) >= A.size * Fraction(float(value)) ** 2
+
+
+@pytest.mark.parametrize("m", [1, 128, 129, 1000, 128**2, 128**2 + 1, 10**5])
+def test_an_entry_of_the_gram_matrix_suffers_as_many_roundings_as_the_root_of_its_rows(m):
+    G, terms = single.gram(np.ones((m, 1), np.float32))
+    assert G[0, 0] == m
+    assert min(m, 2 * math.isqrt(m)) <= terms <= 2 * max(128, math.isqrt(m)) + 3
 
 
 def test_gamma_counts_two_more_roundings_and_gives_up_before_it_is_meaningless():
