@@ -212,9 +212,8 @@ NEARLY = 2.0**-40
 def bends(node: Activation) -> Tensor:
     """For every neuron, ``(size,)``, whether its slope is open by more than ``2**-40`` of its upper end.
 
-    The others are a factor, and an error like rounding: what is left of a batch norm whose scale was rounded outward,
-    or, on a domain, of neurons that stay on one side of their kink. Elsewhere all neurons of an activation bend if one
-    does.
+    The others are a factor and an error like rounding: a batch norm's scale that was rounded outward or, on a domain,
+    neurons on one side of their kink. Elsewhere all neurons of an activation bend if one does.
     """
     lower, upper = (_spread(end, node) for end in node.slope)
     bent = (upper - lower) > NEARLY * upper.clamp_min(0.0)
@@ -250,10 +249,7 @@ def between(graph: Graph, source: str, target: str) -> list[Node]:
 
 
 def _scaled(signal: Signal, node: Activation) -> Signal:
-    """A signal times the upper slopes of neurons that do not bend, and zero for the others.
-
-    The true factor is lower by a few roundings, which are counted.
-    """
+    """A signal times the upper slopes of neurons that do not bend, whose true factor is a few roundings lower."""
     straight = ~bends(node)
     lower, upper = (torch.where(straight, _spread(end, node), 0.0) for end in node.slope)
     if bool((lower == 1.0).all() and (upper == 1.0).all()):
