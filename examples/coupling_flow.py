@@ -96,8 +96,7 @@ def trained(blocks: int, steps: int, seed: int) -> list[Coupling]:
 
 def singular_values(flow: nn.Module, x: Tensor) -> Tensor:
     jacobian = torch.func.vmap(torch.func.jacrev(lambda point: flow(point[None])[0]))
-    with torch.no_grad():
-        return torch.linalg.svdvals(jacobian(x))
+    return torch.linalg.svdvals(jacobian(x)).detach()
 
 
 def refusal(flow: nn.Module) -> str:
@@ -143,7 +142,7 @@ def main(steps: int = 400, seed: int = 0, out: Path | None = None) -> dict[str, 
         "low": rows[-1][1],
         "high": rows[-1][4],
         "sampled": (float(values.min()), float(values.max())),
-        "round trip": float((back(flow(x)) - x).abs().max()),
+        "round trip": float((back(flow(x)) - x).detach().abs().max()),
         "image": (reached.low.tolist(), reached.high.tolist()),
         "rows": rows,
         "growth": growth(flow),

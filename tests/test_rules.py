@@ -13,10 +13,13 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lipcert import lowering
+from lipcert.certifiers import Product, certify_on
 from lipcert.check import read_network
-from lipcert.errors import LipcertError, UnsupportedOperation
+from lipcert.domain import Box
+from lipcert.errors import LipcertError, NotLipschitz, UnsupportedOperation
 from lipcert.freeze import freeze
 from lipcert.graph import Activation, Affine, Graph, Opaque
 from lipcert.linear import apply, dense
@@ -63,7 +66,47 @@ def test_every_registered_target_has_a_case(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(lowering, "_RULES", seen)
     for case in OPS.values():
         trace(case.model(), case.input_shape)
+    for call, *shape in BOUNDED:
+        trace(Of(call), tuple(shape), Box(0.5, 1.0))
+    for layer in (nn.GLU(), nn.LayerNorm(4)):
+        trace(layer, (4,), Box(0.5, 1.0))
     assert not set(seen) - seen.seen - REFUSALS.keys()
+
+
+BOUNDED = [
+    *((getattr(torch, name), 4) for name in ("exp", "square", "sqrt", "log", "reciprocal", "rsqrt", "expm1")),
+    *((lambda x, name=name: getattr(x, name)(), 4) for name in ("exp", "square", "sqrt", "log", "reciprocal")),
+    *((lambda x, name=name: getattr(x, name)(), 4) for name in ("rsqrt", "expm1")),
+    *((call, 4) for call in (lambda x: x**2, lambda x: torch.pow(x, 2), lambda x: x.pow(2), lambda x: 1 / (x * x))),
+    *((call, 2, 2) for call in (lambda x: torch.bmm(x, x), lambda x: x.bmm(x), lambda x: x @ x.mT)),
+    (lambda x: F.scaled_dot_product_attention(x, x, x), 3, 2),
+    (F.glu, 4),
+    (lambda x: F.layer_norm(x, (4,)), 4),
+    (lambda x: torch.layer_norm(x, (4,)), 4),
+]
+"""Operations that have a constant on a bounded domain only, and a shape of samples."""
+
+
+class Of(nn.Module):
+    def __init__(self, call: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.call = call
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(x)
+
+
+@pytest.mark.parametrize("case", range(len(BOUNDED)))
+def test_what_is_bounded_on_a_domain_only_is_above_its_jacobians_there_and_refused_elsewhere(case: int):
+    call, *shape = BOUNDED[case]
+    with pytest.raises(NotLipschitz, match="domain"):
+        trace(Of(call), tuple(shape))
+    box = Box(0.5, 1.0)
+    graph = trace(Of(call), tuple(shape), box)
+    bound = certify_on(graph, box, by=Product()).bound
+    for x in box.sample(10, tuple(shape), torch.Generator().manual_seed(0)):
+        J = torch.func.jacrev(lambda z: graph.replay(z[None])[0].flatten())(x).reshape(-1, x.numel())
+        assert float(torch.linalg.matrix_norm(J, 2)) <= bound
 
 
 @pytest.mark.parametrize("case", OPS.values(), ids=OPS)

@@ -142,7 +142,10 @@ class LipSDP:
             start: Multipliers to begin at, strictly feasible.
         """
         solution = self.solver(form, start, self.progress) if form.layers else _linear(form)
-        value, multipliers = prove(form, solution.multipliers, Recursion()(form).multipliers)
+        closed = Recursion()(form).multipliers
+        value, multipliers = prove(form, solution.multipliers, closed)
+        if not math.isfinite(value):  # nearly linear neurons have huge multipliers, for which rounding leaves no proof
+            value, multipliers = prove(form, closed)
         if not math.isfinite(value):
             return None
         each = {layer.name: multipliers[layer.name] for layer in form.layers}

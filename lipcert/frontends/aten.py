@@ -79,6 +79,10 @@ class Only(NamedTuple):
     first: Value
 
 
+_REFUSING = ("lipcert.rules.refused", "lipcert.rules.bounded")
+"""Their rules say why there is no constant on the whole space, which claims about files are about."""
+
+
 def rule_of(name: str) -> tuple[Rule | None, Target]:
     """The rule of an aten operation, or of a refusal that says why; and what messages call it."""
     if name in _OWN:
@@ -87,7 +91,7 @@ def rule_of(name: str) -> tuple[Rule | None, Target]:
         return rule_for(_SPELLED[name]), f"aten.{name}"
     for target in (getattr(torch, name, None), getattr(F, name, None), name):
         rule = None if target is None else rule_for(target)
-        if rule is not None and rule.__module__ == "lipcert.rules.refused":
+        if rule is not None and rule.__module__ in _REFUSING:
             return rule, name
     return None, name
 
