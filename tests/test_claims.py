@@ -382,9 +382,9 @@ def test_every_layer_caches_its_own_weight(case: Parametrized, mode: bool):
 
 @pytest.mark.parametrize(
     "case",
-    # Compiling takes seconds: one in three in every run, all of them in `make test-all`.
+    # Compiling takes seconds: one in eight in every run, all of them in `make test-all`.
     [
-        pytest.param(case, id=name, marks=[pytest.mark.slow] if place % 3 else [])
+        pytest.param(case, id=name, marks=[pytest.mark.slow] if place % 8 else [])
         for place, (name, case) in enumerate(PARAMETRIZED.items())
     ],
 )

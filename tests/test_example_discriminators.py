@@ -8,7 +8,7 @@ from examples import discriminators as example
 
 @pytest.fixture(scope="module")
 def found():
-    return example.main(steps=3, kinds=("SNGAN", "diffusion GAN"))
+    return example.main(steps=2, kinds=("SNGAN", "diffusion GAN"))
 
 
 def rows(found):
