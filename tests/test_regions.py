@@ -15,6 +15,7 @@ from torch import nn
 import lipcert
 from lipcert.certificate import Certificate
 from lipcert.certifiers import Auto, LipSDP, Product, certify_on
+from lipcert.check_domain import verify_domain
 from lipcert.domain import Box, L2Ball, WholeSpace, limits
 from lipcert.errors import CheckFailed, InvalidInput, NotLipschitz, UnsupportedOperation
 from lipcert.graph import Activation, Affine, Graph, Input, Opaque
@@ -169,6 +170,17 @@ def test_a_smaller_domain_has_no_larger_layerwise_bound(name: str):
     assert bounds[0] >= max(bounds[1:])
     assert sorted(bounds[1::2], reverse=True) == bounds[1::2]
     assert sorted(bounds[2::2], reverse=True) == bounds[2::2]
+
+
+def test_where_no_proof_is_left_on_a_ball_the_one_for_all_inputs_holds_there():
+    """Twenty layers that contract: the linear map is so much smaller than its terms that rounding leaves no proof."""
+    torch.manual_seed(0)
+    model = mlp(nn.ReLU(), *[10] * 21, 2).double()
+    graph, ball = lipcert.trace(model, (10,)), L2Ball(0.3, 1e-3)
+    found, everywhere = certify_on(graph, ball, by=LipSDP()), LipSDP()(graph)
+    assert found.bound <= everywhere.bound < 0.01 * Product()(graph).bound
+    assert steepest(graph, points(ball, (10,), 5)) <= check_float64(found, graph).bound
+    assert verify_domain(found.to_json(), *graph.document()).bound == found.bound
 
 
 class Square(nn.Module):
