@@ -172,13 +172,14 @@ def test_a_smaller_domain_has_no_larger_layerwise_bound(name: str):
     assert sorted(bounds[2::2], reverse=True) == bounds[2::2]
 
 
-def test_where_no_proof_is_left_on_a_ball_the_one_for_all_inputs_holds_there():
-    """Twenty layers that contract: the linear map is so much smaller than its terms that rounding leaves no proof."""
+def test_a_map_that_is_far_smaller_than_its_terms_is_proved_in_halves():
+    """Twenty linear layers that contract: rounding of the terms leaves no proof of the whole."""
     torch.manual_seed(0)
     model = mlp(nn.ReLU(), *[10] * 21, 2).double()
     graph, ball = lipcert.trace(model, (10,)), L2Ball(0.3, 1e-3)
     found, everywhere = certify_on(graph, ball, by=LipSDP()), LipSDP()(graph)
-    assert found.bound <= everywhere.bound < 0.01 * Product()(graph).bound
+    assert len(found.evidence.blocks) > 1
+    assert found.bound < 1e-4 * everywhere.bound
     assert steepest(graph, points(ball, (10,), 5)) <= check_float64(found, graph).bound
     assert verify_domain(found.to_json(), *graph.document()).bound == found.bound
 

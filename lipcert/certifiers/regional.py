@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lipcert.certificate import Certificate, Gains, Multipliers
+from lipcert.certificate import Certificate
 from lipcert.certifiers.auto import Auto
 from lipcert.certifiers.combine import Certifier
 from lipcert.domain import Domain, WholeSpace
-from lipcert.errors import NotLipschitz
 from lipcert.graph import Graph
 from lipcert.norms import L2, Norms
 from lipcert.regions import propagated, restricted
@@ -49,21 +48,8 @@ def certify_on(
         return by(graph, norms)
     stated, _ = propagated(graph, domain)
     found = by(restricted(graph, stated), norms)
-    # Where no proof by multipliers is left on the domain, one for all inputs may still be the lower one.
-    everywhere = _everywhere(graph, norms, by) if isinstance(found.evidence, Gains) else None
-    if everywhere is not None and everywhere.bound < found.bound:
-        found, stated = everywhere, {}
     ranges = {
         name: (tuple(read.low.flatten().tolist()), tuple(read.high.flatten().tolist())) for name, read in stated.items()
     }
     method = f"on a {type(domain).__name__}: {found.method}"
     return replace(found, method=method, network=graph.digest(), domain=domain, ranges=ranges)
-
-
-def _everywhere(graph: Graph, norms: Norms, by: Certifier) -> Certificate | None:
-    """A certificate for all inputs, if there is one."""
-    try:
-        found = by(graph, norms)
-    except NotLipschitz:
-        return None
-    return found if isinstance(found.evidence, Multipliers) else None
