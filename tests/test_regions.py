@@ -18,7 +18,7 @@ from lipcert.certifiers import Auto, LipSDP, Product, certify_on
 from lipcert.check_domain import verify_domain
 from lipcert.domain import Box, L2Ball, WholeSpace, limits
 from lipcert.errors import CheckFailed, InvalidInput, NotLipschitz, UnsupportedOperation
-from lipcert.graph import Activation, Affine, Graph, Input, Opaque
+from lipcert.graph import Activation, Add, Affine, Graph, Input, Opaque
 from lipcert.linear import Dense
 from lipcert.nn import FullSort, MaxMin
 from lipcert.norms import LINF
@@ -311,6 +311,21 @@ def test_ranges_hold_exact_values_where_numbers_cancel(data: st.DataObject):
             ends = zip(found[f"{k}"].low.tolist(), v, found[f"{k}"].high.tolist(), strict=True)
             assert all(Fraction(a) <= x <= Fraction(b) for a, x, b in ends)
             v = [max(x, x / 2 if k else Fraction(0)) for x in v]
+
+
+def test_a_coefficient_that_rounds_to_nothing_is_not_taken_for_nothing():
+    """``(2^27 + 1)^2 x - (2^54 + 2^28) x`` is x; in float64 the first factor is rounded to the second."""
+    n = 2.0**27 + 1
+
+    def times(name: str, source: str, factor: float) -> Affine:
+        return Affine(name, source, Dense(torch.tensor([[factor]], dtype=torch.float64), (1,)), None)
+
+    steps = (times("a", "x", n), times("b", "a", n), times("c", "x", -(2.0**54 + 2.0**28)))
+    graph = Graph((Input("x", (1,)), *steps, Add("s", ("b", "c"), (1,)), _relu("r", "s", (1,))))
+    for domain in (Box(0.0, 1.0), L2Ball(0.5, 0.5)):
+        stated, _ = propagated(graph, domain)
+        assert float(stated["r"].high) >= 1.0
+        assert float(stated["r"].high) <= 100.0  # and it is not the interval of the two parts
 
 
 # ------------------------------------------------------------------------------------------------------- certificates
