@@ -325,7 +325,7 @@ def test_a_coefficient_that_rounds_to_nothing_is_not_taken_for_nothing():
     for domain in (Box(0.0, 1.0), L2Ball(0.5, 0.5)):
         stated, _ = propagated(graph, domain)
         assert float(stated["r"].high) >= 1.0
-        assert float(stated["r"].high) <= 100.0  # and it is not the interval of the two parts
+        assert float(stated["r"].high) <= 1000.0  # intervals of the two parts say 2^54
 
 
 # ------------------------------------------------------------------------------------------------------- certificates
