@@ -48,6 +48,7 @@ from lipcert.parametrizations import Everywhere, Exact, Soft, spectral_norm
 from lipcert.report import format_down, format_up
 
 DEFAULT = 400
+QUICK = 10  # steps of the run that the documentation shows
 BLOCKS = 6
 WIDTH = 32
 BATCH = 256
