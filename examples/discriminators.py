@@ -42,7 +42,7 @@ from lipcert.parametrizations import spectral_norm
 from lipcert.report import format_down, format_up
 
 STEPS, OBSERVATIONS, BATCH = 150, 5, 32
-QUICK = 5  # steps of the run that the documentation shows
+QUICK = 2  # steps of the run that the documentation shows
 LATENT = 16
 Norm = Callable[[nn.Module, int], nn.Module]
 """Takes a layer and the size of what it reads; gives the layer, normalised or not."""
