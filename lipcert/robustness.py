@@ -13,28 +13,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lipcert.certificate import Certificate, Validity, require_everywhere
-from lipcert.enclosure import enclosed
-from lipcert.errors import InvalidInput, NotFinite, UnsupportedOperation
-from lipcert.falsify.execution import ARITHMETIC, execution_error
+from lipcert.errors import InvalidInput, NotFinite
+from lipcert.evaluation import evaluated
 from lipcert.graph import Graph
-from lipcert.kernel.rounding import mul_up, require_ieee, round_up
+from lipcert.kernel.rounding import mul_up, require_ieee
 from lipcert.margins import Margins
 from lipcert.outputs import difference, vector_size
 from lipcert.trace import trace
 
 Constants = Margins | Certificate
-
-ENTRIES = 2**25
-"""Most numbers that a part of a batch may take, over all nodes of a network: 256 MB in float64."""
-
-_LARGEST = Fraction(2) ** 1023
 
 _SPREAD = {1.0: 1.0, 2.0: math.nextafter(math.sqrt(2.0), 2.0), math.inf: 2.0}
 """How many times ``|v|_q`` a difference ``v_i - v_j`` may be, by q: the dual norm of ``e_i - e_j``, rounded up."""
@@ -197,9 +190,9 @@ def certified_radii(network: Graph | nn.Module, constants: Constants, x: Tensor)
     if not bool(torch.isfinite(samples).all()):
         raise NotFinite("a sample has NaN or infinite entries, and then no input is near it.")
     p = _require_about(graph, constants)
-    logits, error = _outputs(graph, samples)
-    radii = certified_radius(logits, constants, error=error, p=p)
-    return Decisions(logits.argmax(1), radii, p)
+    found = evaluated(graph, samples)
+    radii = certified_radius(found.at, constants, error=found.each, p=p)
+    return Decisions(found.at.argmax(1), radii, p)
 
 
 def certified_accuracy(
@@ -257,37 +250,6 @@ def _radii(f: np.ndarray, L: np.ndarray, error: np.ndarray) -> np.ndarray:
     radius = np.where(sure > 0.0, radius, 0.0)
     radius[rows, first] = np.inf
     return radius.min(axis=1)
-
-
-def _outputs(graph: Graph, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Float64 outputs, and for every sample at most how far each of them is from the real one."""
-    rows = max(1, ENTRIES // sum(math.prod(node.shape) for node in graph))
-    found = [_executed(graph, part) for part in x.split(rows)]
-    values, errors = zip(*found, strict=True)
-    return torch.cat(values), torch.cat(errors)
-
-
-def _executed(graph: Graph, x: Tensor) -> tuple[Tensor, Tensor]:
-    try:
-        # The l2 length of all errors of a sample together bounds each.
-        error = execution_error(graph, x, ARITHMETIC[torch.float64])
-    except UnsupportedOperation:
-        return _enclosed(graph, x)
-    with torch.no_grad():
-        return graph.replay(x), error
-
-
-def _enclosed(graph: Graph, x: Tensor) -> tuple[Tensor, Tensor]:
-    values, errors = [], []
-    for sample in x:
-        ball = enclosed(graph, sample[None])
-        unit = Fraction(1, 2) ** ball.bits
-        mids = [unit * int(mid) for mid in ball.mid[0]]
-        nearest = [float(min(max(mid, -_LARGEST), _LARGEST)) for mid in mids]
-        away = zip(nearest, mids, ball.radii[0], strict=True)
-        values.append(nearest)
-        errors.append(max(round_up(abs(Fraction(near) - mid) + unit * int(rad)) for near, mid, rad in away))
-    return torch.tensor(values, dtype=torch.float64), torch.tensor(errors, dtype=torch.float64)
 
 
 def _require_about(graph: Graph, constants: Constants) -> float:

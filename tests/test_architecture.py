@@ -19,7 +19,7 @@ FLOORS = {
     3: "rules certifiers margins witness parametrizations recheck",
     4: "trace frontends",
     5: "certify sandwich report target answers cli __main__ monitor falsify penalties branching pages bilipschitz "
-    "transport robustness nearby",
+    "transport robustness nearby evaluation",
     6: "testing",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}

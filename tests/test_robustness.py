@@ -14,10 +14,11 @@ from lipcert.certifiers import Product
 from lipcert.domain import Box
 from lipcert.enclosure import enclosed
 from lipcert.errors import InvalidInput, NotFinite
+from lipcert.evaluation import by_enclosure
+from lipcert.graph import Graph
 from lipcert.nn import MaxMin
 from lipcert.robustness import (
     Decisions,
-    _enclosed,
     certified_accuracy,
     certified_radii,
     certified_radius,
@@ -36,6 +37,11 @@ def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     if bias is not None:
         layer.bias.copy_(bias)
     return layer
+
+
+def enclosed_values(graph: Graph, x: Tensor) -> tuple[Tensor, Tensor]:
+    found = by_enclosure(graph, x)
+    return found.at, found.each
 
 
 def given(bound: float, norms: Norms = L2, validity: Validity = Validity.RIGOROUS) -> Certificate:
@@ -248,11 +254,11 @@ def test_enclosed_outputs_and_executed_ones_agree_up_to_the_error_of_both():
     model = chain([6, 12, 10, 4], 1)
     graph = trace(model, (6,))
     x = torch.randn(5, 6, generator=generator(5), dtype=torch.float64)
-    values, errors = _enclosed(graph, x)
+    values, errors = enclosed_values(graph, x)
     assert torch.allclose(graph.replay(x), values, rtol=0, atol=1e-13)
     assert bool((errors <= 2.0**-50 * values.abs().amax(1)).all())
     large = linear(1e300 * torch.ones(2, 3, dtype=torch.float64), None)
-    values, errors = _enclosed(trace(large, (3,)), 1e10 * torch.ones(1, 3, dtype=torch.float64))
+    values, errors = enclosed_values(trace(large, (3,)), 1e10 * torch.ones(1, 3, dtype=torch.float64))
     assert errors.item() > 1e300
 
 
@@ -263,7 +269,7 @@ def test_the_error_of_an_enclosed_output_covers_all_of_its_ball():
     graph = trace(layer, (2,))
     x = torch.tensor([[0.7, -1e6]], dtype=torch.float64)
     ball = enclosed(graph, x)
-    values, errors = _enclosed(graph, x)
+    values, errors = enclosed_values(graph, x)
     unit, error = Fraction(1, 2) ** ball.bits, Fraction(errors.item())
     assert ball.rad is not None
     for value, lower, upper in zip(rational(values), ball.lower[0], ball.upper[0], strict=True):

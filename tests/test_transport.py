@@ -42,7 +42,7 @@ def linear(*weights: float, bias: float = 0.0) -> nn.Linear:
 
 
 def exact_values(at: torch.Tensor) -> Values:
-    return Values(at.double(), torch.zeros(len(at), dtype=torch.float64))
+    return Values(at.double(), *2 * [torch.zeros(len(at), dtype=torch.float64)])
 
 
 def sorted_distance(xs: torch.Tensor, ys: torch.Tensor) -> Fraction:
@@ -228,7 +228,7 @@ def test_an_interval_bounds_the_distance_with_either_sign():
 
 def test_values_that_may_be_off_may_vary_more():
     n, delta, error = 400, 0.1, 1e-3
-    still = Values(torch.zeros(n, 1).double(), torch.full((n,), error, dtype=torch.float64))
+    still = Values(torch.zeros(n, 1).double(), *2 * [torch.full((n,), error, dtype=torch.float64)])
     exact = exact_values(torch.zeros(n, 1))
     known, unsure = (bounded_range(Between(0.0, 0.0), at, at, 1.0, 1.0, delta).high for at in (exact, still))
     assert unsure - known == pytest.approx(2 * 2 * error * math.sqrt(2 * math.log(16 / delta) / n), rel=1e-3)

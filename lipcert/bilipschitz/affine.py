@@ -15,7 +15,7 @@ import torch
 from lipcert.errors import UnsupportedOperation
 from lipcert.graph import Affine, Graph
 from lipcert.kernel.dense import norm2_upper
-from lipcert.kernel.rounding import UNIT, Array, add_up, gamma, mul_up, round_up
+from lipcert.kernel.rounding import UNIT, Array, add_up, gamma, mul_up, round_down
 from lipcert.linear import Conv, Dense, Diagonal, LinearMap, Reshape, Selection
 from lipcert.lmi import normal_form
 from lipcert.lmi.normal_form import INPUT
@@ -27,16 +27,6 @@ LARGEST = 2048
 
 Sides = tuple[float, float, str]
 """Lower side, upper side, and why the lower one is what it is."""
-
-
-def round_down(value: Fraction) -> float:
-    """The largest float64 that is not above ``value``.
-
-    Example:
-        >>> round_down(Fraction(1, 3)) <= Fraction(1, 3), round_down(Fraction(1, 2))
-        (True, 0.5)
-    """
-    return -round_up(-value)
 
 
 def smallest_singular_value(A: Array, error: float = 0.0) -> float:

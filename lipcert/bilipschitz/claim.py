@@ -10,7 +10,6 @@ from fractions import Fraction
 
 from torch import nn
 
-from lipcert.bilipschitz.affine import round_down
 from lipcert.bilipschitz.steps import Step, bounded, step_graph
 from lipcert.certificate import Certificate, Validity
 from lipcert.certifiers import Auto, Certifier
@@ -19,7 +18,7 @@ from lipcert.certifiers.lipsdp import bottlenecks, steps
 from lipcert.contraction import inverse_constant
 from lipcert.errors import InvalidInput
 from lipcert.graph import Graph
-from lipcert.kernel.rounding import round_up
+from lipcert.kernel.rounding import round_down, round_up
 from lipcert.linear import Shape
 from lipcert.norms import L2
 from lipcert.report import assumptions, format_down, format_up

@@ -14,7 +14,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from lipcert.bilipschitz.affine import LARGEST, round_down
+from lipcert.bilipschitz.affine import LARGEST
 from lipcert.bilipschitz.claim import BiLipschitz
 from lipcert.bilipschitz.steps import Kind, Step
 from lipcert.certifiers.composition import sqrt_up
@@ -23,7 +23,7 @@ from lipcert.enclosure import enclosed, exactly
 from lipcert.enclosure.ball import aligned
 from lipcert.errors import BudgetExceeded, InvalidInput, NotFinite, UnsupportedOperation
 from lipcert.graph import Activation
-from lipcert.kernel.rounding import UNIT, round_up
+from lipcert.kernel.rounding import UNIT, round_down, round_up
 from lipcert.report import format_up
 
 _ULPS = 4.0

@@ -24,14 +24,14 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from lipcert.bilipschitz.affine import affine_sides, round_down
+from lipcert.bilipschitz.affine import affine_sides
 from lipcert.bilipschitz.kept import Kept, kept
 from lipcert.certificate import Certificate
 from lipcert.certifiers import Certifier
 from lipcert.certifiers.composition import sqrt_up
 from lipcert.errors import InvalidInput
 from lipcert.graph import Activation, Add, Affine, Concat, Graph, Input, Node
-from lipcert.kernel.rounding import round_up
+from lipcert.kernel.rounding import round_down, round_up
 from lipcert.linear import Diagonal, Selection
 from lipcert.norms import L2
 

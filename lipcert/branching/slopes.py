@@ -14,7 +14,7 @@ from fractions import Fraction
 import numpy as np
 
 from lipcert.branching.hinges import Array, Hinges
-from lipcert.enclosure.ball import Integers
+from lipcert.enclosure.ball import Ball, Integers, nearest
 from lipcert.kernel.rounding import gamma, round_up
 
 TINY = 2.0**-1000
@@ -199,8 +199,4 @@ def _reduced(open_: Array, z: Enclosed, c: Enclosed, n: int, known: Array) -> De
 
 def rounded(values: Integers, bits: int) -> Enclosed:
     """Integers in units of ``2**-bits`` as float64, with how far they are off."""
-    unit = Fraction(2) ** -bits
-    exact = [int(value) * unit for value in values.ravel()]
-    near = [float(value) for value in exact]
-    off = [round_up(abs(value - Fraction(other))) for value, other in zip(exact, near, strict=True)]
-    return Enclosed(np.array(near).reshape(values.shape), np.array(off).reshape(values.shape))
+    return Enclosed(*nearest(Ball(values, None, bits)))

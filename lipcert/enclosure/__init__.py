@@ -4,7 +4,7 @@ A pair of inputs breaks a claim as a theorem if this arithmetic says so: rationa
 of a few hundred bits for the others.
 """
 
-from lipcert.enclosure.ball import Ball, exactly
+from lipcert.enclosure.ball import Ball, exactly, nearest
 from lipcert.enclosure.pair import Stretch, distance, enclosed, stretch
 
-__all__ = ["Ball", "Stretch", "distance", "enclosed", "exactly", "stretch"]
+__all__ = ["Ball", "Stretch", "distance", "enclosed", "exactly", "nearest", "stretch"]

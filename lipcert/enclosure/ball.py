@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from torch import Tensor
 
 from lipcert.check import exact
+from lipcert.kernel.rounding import round_up
 
 GUARD = 320
 """Fractional bits kept where an operation has to round; and of all operations, beyond `LONG`."""
 
 LONG = 4096
 """Fractional bits up to which sums and products stay exact."""
+
+_LARGEST = Fraction(2) ** 1023
 
 Integers = np.ndarray
 """Of dtype object, so that entries are integers of any size."""
@@ -103,6 +107,21 @@ def exactly(values: np.ndarray | Tensor | float) -> Ball:
     whole, unit = exact(np.asarray(array, dtype=np.float64))
     bits = unit.denominator.bit_length() - unit.numerator.bit_length()
     return Ball(whole.astype(object), None, bits)
+
+
+def nearest(ball: Ball) -> tuple[np.ndarray, np.ndarray]:
+    """Float64 numbers near the midpoints, and how far they can be from what the balls hold, rounded up.
+
+    Example:
+        >>> nearest(Ball(np.array([3, 5], dtype=object), None, 1))
+        (array([1.5, 2.5]), array([0., 0.]))
+    """
+    unit = Fraction(2) ** -ball.bits
+    mids = [int(mid) * unit for mid in ball.mid.ravel()]
+    near = [float(min(max(mid, -_LARGEST), _LARGEST)) for mid in mids]
+    far = zip(near, mids, ball.radii.ravel(), strict=True)
+    off = [round_up(abs(Fraction(at) - mid) + int(rad) * unit) for at, mid, rad in far]
+    return np.array(near).reshape(ball.shape), np.array(off).reshape(ball.shape)
 
 
 def between(lower: Integers, upper: Integers, bits: int) -> Ball:

@@ -48,6 +48,16 @@ def round_up(value: Fraction) -> float:
     return nearest if Fraction(nearest) >= value else math.nextafter(nearest, math.inf)
 
 
+def round_down(value: Fraction) -> float:
+    """The largest float64 that is not above ``value``; minus infinity below the lowest one.
+
+    Example:
+        >>> round_down(Fraction(1, 3)) <= Fraction(1, 3), round_down(Fraction(1, 2))
+        (True, 0.5)
+    """
+    return -round_up(-value)
+
+
 def gamma(count: int) -> float:
     """An upper bound of ``gamma_{count + 2}``: an error of ``count`` roundings, and room for two more.
 

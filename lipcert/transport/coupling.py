@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lipcert.errors import InvalidInput
-from lipcert.kernel.rounding import Array, gamma, require_ieee, round_up
-from lipcert.transport.values import mean, require_samples, round_down
+from lipcert.kernel.rounding import Array, gamma, require_ieee, round_down, round_up
+from lipcert.transport.values import mean, require_samples
 
 _ENTRIES = 2**26
 _TINY = 2.0**-500

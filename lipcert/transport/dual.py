@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lipcert.certificate import Certificate, Validity, require_everywhere
 from lipcert.errors import InvalidInput
 from lipcert.graph import Graph
+from lipcert.kernel.rounding import round_down
 from lipcert.linear import Shape
 from lipcert.norms import Norms
 from lipcert.trace import trace
@@ -21,7 +22,6 @@ from lipcert.transport.values import (
     difference_of_means,
     require_samples,
     require_scalar,
-    round_down,
     values,
 )
 

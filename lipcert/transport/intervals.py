@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lipcert.errors import InvalidInput
-from lipcert.transport.values import Between, Values
+from lipcert.evaluation import Values
+from lipcert.transport.values import Between
 
 # Above every rounding of logarithms, roots and their few products and sums.
 _MARGIN = 1.0 + 2.0**-40

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from lipcert.errors import InvalidInput
+from lipcert.kernel.rounding import round_down
 from lipcert.transport.coupling import Transport
-from lipcert.transport.values import Between, round_down
+from lipcert.transport.values import Between
 
 
 @dataclass(frozen=True)

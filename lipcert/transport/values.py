@@ -7,18 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lipcert.enclosure import enclosed
-from lipcert.errors import InvalidInput, NotFinite, UnsupportedOperation
-from lipcert.falsify.execution import ARITHMETIC, execution_error
+from lipcert.errors import InvalidInput, NotFinite
+from lipcert.evaluation import Values, evaluated
 from lipcert.graph import Graph
-from lipcert.kernel.rounding import require_ieee, round_up
+from lipcert.kernel.rounding import round_down, round_up
 from lipcert.trace import trace
-
-_ROWS = 2048
 
 
 @dataclass(frozen=True)
@@ -27,19 +23,6 @@ class Between:
 
     low: float
     high: float
-
-
-@dataclass(frozen=True, eq=False)
-class Values:
-    """Outputs of a network.
-
-    Attributes:
-        at: Shape ``(N, *output shape)``, float64.
-        error: Shape ``(N,)``: how far, in l2, each row can be from what the real-valued network gives.
-    """
-
-    at: Tensor
-    error: Tensor
 
 
 def dual_value(critic: nn.Module, xs: Tensor, ys: Tensor) -> Between:
@@ -79,39 +62,16 @@ def difference_of_means(at_x: Values, at_y: Values) -> Between:
 
 
 def values(graph: Graph, x: Tensor) -> Values:
-    """Evaluate a network in float64.
+    """Evaluate a network in float64, at samples where it has finite values.
 
     Raises:
         NotFinite: If a value overflows.
         UnsupportedOperation: If the values of a function can neither be bounded nor enclosed.
     """
-    require_ieee()
-    arithmetic, rows = ARITHMETIC[torch.float64], x.detach().double().cpu()
-    found = []
-    for part in rows.split(_ROWS):
-        try:
-            with torch.no_grad():
-                found.append(Values(graph.replay(part), execution_error(graph, part, arithmetic)))
-        except UnsupportedOperation:
-            found.append(_enclosed(graph, part))
-    at, error = torch.cat([part.at for part in found]), torch.cat([part.error for part in found])
-    if not bool(torch.isfinite(at).all() and torch.isfinite(error).all()):
+    found = evaluated(graph, x)
+    if not bool(torch.isfinite(found.at).all() and torch.isfinite(found.error).all()):
         raise NotFinite("an output of the network is not a finite number at these samples, so it has no mean.")
-    return Values(at, error)
-
-
-def _enclosed(graph: Graph, x: Tensor) -> Values:
-    """By ball arithmetic: the nearest float64 to every midpoint, and a bound of what is left."""
-    ball = enclosed(graph, x)
-    unit = Fraction(1, 2) ** ball.bits
-    exact = [mid * unit for mid in ball.mid.ravel().tolist()]
-    near = [float(value) for value in exact]
-    rest = [abs(value - Fraction(at)) for value, at in zip(exact, near, strict=True)]
-    radii = [radius * unit for radius in ball.radii.ravel().tolist()]
-    off = np.array([round_up(a + b) for a, b in zip(rest, radii, strict=True)]).reshape(len(x), -1)
-    # The sum of magnitudes is at least the l2 norm.
-    error = [round_up(sum(map(Fraction, row), Fraction(0))) for row in off.tolist()]
-    return Values(torch.tensor(near, dtype=torch.float64).reshape(ball.shape), torch.tensor(error, dtype=torch.float64))
+    return found
 
 
 def mean(numbers: Iterable[float]) -> Fraction:
@@ -123,16 +83,6 @@ def mean(numbers: Iterable[float]) -> Fraction:
     """
     exact = [Fraction(number) for number in numbers]
     return sum(exact, Fraction(0)) / len(exact)
-
-
-def round_down(value: Fraction) -> float:
-    """The largest float64 that is not above ``value``.
-
-    Example:
-        >>> round_down(Fraction(1, 3)) <= Fraction(1, 3)
-        True
-    """
-    return -round_up(-value)
 
 
 def require_samples(xs: Tensor, ys: Tensor) -> None:

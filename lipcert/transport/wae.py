@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lipcert.certificate import Certificate, Validity
 from lipcert.errors import InvalidInput
-from lipcert.kernel.rounding import round_up
+from lipcert.kernel.rounding import round_down, round_up
 from lipcert.norms import Norms
 from lipcert.transport.coupling import Transport, empirical_w1, ends
 from lipcert.transport.dual import certified_graph, per_constant
@@ -23,7 +23,6 @@ from lipcert.transport.values import (
     mean,
     require_samples,
     require_scalar,
-    round_down,
     values,
 )
 
