@@ -21,7 +21,6 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from lipcert.certificate import Certificate
 from lipcert.check import Malformed, Reject, TooLarge
-from lipcert.domain import WholeSpace
 from lipcert.errors import BudgetExceeded, CheckFailed, InvalidInput, LipcertError, RankLost, UnsupportedOperation
 from lipcert.falsify import Refuted, Unknown
 from lipcert.falsify.replay import replay_source
@@ -169,7 +168,7 @@ def claim(certificate: Certificate) -> dict[str, Any]:
     """What a certificate says, for JSON."""
     return {
         "norms": str(certificate.norms),
-        "domain": "" if isinstance(certificate.domain, WholeSpace) else str(certificate.domain),
+        "domain": "" if certificate.everywhere else str(certificate.domain),
         **number("bound", certificate.bound),
         "validity": certificate.validity.name,
         "method": certificate.method,

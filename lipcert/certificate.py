@@ -137,6 +137,11 @@ class Certificate:
         if not (self.bound >= 0.0):
             raise InvalidInput(f"a bound must be a number >= 0, got {self.bound!r}.")
 
+    @property
+    def everywhere(self) -> bool:
+        """Whether it is about all inputs."""
+        return isinstance(self.domain, WholeSpace)
+
     def to_json(self) -> str:
         """Write the certificate as JSON; floats are hexadecimal, so nothing is rounded on the way."""
         items = [
@@ -155,7 +160,7 @@ class Certificate:
         if isinstance(self.evidence, Multipliers):
             blocks = [_block_document(block) for block in self.evidence.blocks]
             document["evidence"] = {"kind": "multipliers", "items": items, "blocks": blocks}
-        if not isinstance(self.domain, WholeSpace):
+        if not self.everywhere:
             ranges = {name: [[x.hex() for x in end] for end in ends] for name, ends in self.ranges.items()}
             document |= {"domain": to_document(self.domain), "ranges": ranges}
         return json.dumps(document, indent=1)
@@ -198,7 +203,7 @@ def require_everywhere(certificate: Certificate, purpose: str) -> None:
     Raises:
         InvalidInput: If it has a domain.
     """
-    if not isinstance(certificate.domain, WholeSpace):
+    if not certificate.everywhere:
         raise InvalidInput(
             f"{purpose} needs a bound for all inputs, this certificate holds {certificate.domain} only. Certify "
             f"without a domain."

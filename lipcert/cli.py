@@ -389,4 +389,4 @@ def _check_float64(certificate: Path, weights: Path) -> dict[str, Any]:
     graph = graph_from_document(*read_network(weights))
     checked = check_float64(load_certificate(certificate), graph)
     found = {"norms": str(checked.norms), **number("bound", checked.bound), "assumptions": list(assumptions(graph))}
-    return found if isinstance(checked.domain, WholeSpace) else {**found, "domain": str(checked.domain)}
+    return found if checked.everywhere else {**found, "domain": str(checked.domain)}

@@ -62,7 +62,7 @@ def check_float64(certificate: Certificate, graph: Graph) -> Certificate:
     Raises:
         CheckFailed: If the certificate is not proven for this network.
     """
-    if isinstance(certificate.domain, WholeSpace):
+    if certificate.everywhere:
         return check_everywhere(certificate, graph)
     if certificate.network != graph.digest():
         raise CheckFailed(f"the certificate is about the network {certificate.network}, this one is {graph.digest()}.")

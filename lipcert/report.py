@@ -177,7 +177,7 @@ def layer_rows(graph: Graph, certificate: Certificate) -> tuple[LayerRow, ...]:
 
 
 def _document(certificate: Certificate) -> Any:
-    return {} if isinstance(certificate.domain, WholeSpace) else to_document(certificate.domain)
+    return {} if certificate.everywhere else to_document(certificate.domain)
 
 
 def where(certificate: Certificate) -> str:
@@ -190,8 +190,7 @@ def where(certificate: Certificate) -> str:
         >>> where(Certificate(2.0, L2, Validity.RIGOROUS, "", "", Gains(()), Box(0.0, 1.0)))
         'l2->l2 on the box from 0.0 to 1.0'
     """
-    domain = certificate.domain
-    return f"{certificate.norms}" if isinstance(domain, WholeSpace) else f"{certificate.norms} {domain}"
+    return f"{certificate.norms}" if certificate.everywhere else f"{certificate.norms} {certificate.domain}"
 
 
 def layer_table(graph: Graph, certificate: Certificate) -> Table:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from lipcert.certificate import Block as Part
 from lipcert.certificate import Certificate, Multipliers, Validity
-from lipcert.domain import WholeSpace
 from lipcert.graph import Graph
 from lipcert.linear import Shape
 from lipcert.norms import L2, Norms
@@ -132,10 +131,8 @@ def _claim(graph: Graph, certificate: Certificate) -> tuple[Block, ...]:
 
 def _domain(graph: Graph, certificate: Certificate) -> str:
     """For which inputs the claim is made."""
-    shape, domain = _shape(graph.input.shape), certificate.domain
-    if isinstance(domain, WholeSpace):
-        return f"all inputs x, y of shape {shape}"
-    return f"all inputs x, y of shape {shape} {domain}, and no others"
+    inputs = f"all inputs x, y of shape {_shape(graph.input.shape)}"
+    return inputs if certificate.everywhere else f"{inputs} {certificate.domain}, and no others"
 
 
 def _check(origin: Origin) -> tuple[Block, ...]:

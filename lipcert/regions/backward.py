@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from lipcert.domain import Box, Domain, L2Ball, limits
 from lipcert.graph import Activation, Add, Affine, Concat, Graph, Input, Node, sources
 from lipcert.kernel.rounding import gamma
 from lipcert.linear import Adjoint, Conv, Dense, Diagonal, LinearMap, Reshape, Selection, apply, dense, modulus, terms
-from lipcert.regions.functions import TABLE, lines_on, slopes_on
+from lipcert.regions.functions import TABLE, Lines, lines_on, slopes
 from lipcert.regions.range import SMALLEST, Range
 
 WORK = 1 << 32
@@ -89,6 +90,7 @@ def backward(
     shape = graph[target].shape
     rows = math.prod(shape)
     nodes = _before(graph, target)
+    lines = {node.name: _lines(node, stated[node.name]) for node in nodes if _enclosed(node, stated)}
     step = max(1, _ROWS // max(math.prod(node.shape) for node in nodes))
     ends = []
     for side in (-1.0, 1.0):
@@ -97,9 +99,18 @@ def backward(
             count = min(step, rows - first)
             unit = torch.zeros(count, rows, dtype=torch.float64)
             unit[torch.arange(count), torch.arange(first, first + count)] = 1.0
-            parts.append(_one_side(nodes, domain, target, unit.reshape(count, *shape), side, found, stated))
+            parts.append(_one_side(nodes, domain, target, unit.reshape(count, *shape), side, found, stated, lines))
         ends.append(torch.cat(parts).reshape(shape))
     return Range(*ends).cleared()
+
+
+def _enclosed(node: Node, stated: Mapping[str, Range]) -> TypeGuard[Activation]:
+    """Whether lines are known between which an activation stays."""
+    return isinstance(node, Activation) and node.name in stated and node.function in TABLE
+
+
+def _lines(node: Activation, read: Range) -> Lines:
+    return lines_on(node.function, node.parameters, read, slopes(node, read))
 
 
 def _before(graph: Graph, target: str) -> list[Node]:
@@ -119,6 +130,7 @@ def _one_side(
     side: float,
     found: Mapping[str, Range],
     stated: Mapping[str, Range],
+    lines: Mapping[str, Lines],
 ) -> Tensor:
     zero = torch.zeros(len(unit), dtype=torch.float64)
     sizes = {node.name: found[node.name].magnitude for node in nodes}
@@ -132,8 +144,8 @@ def _one_side(
                 _at_input(form, A, domain, node)
             case Affine():
                 _through(form, A, node)
-            case Activation() if node.name in stated and node.function in TABLE:
-                _relaxed(form, A, node, stated[node.name])
+            case Activation() if node.name in lines:
+                _relaxed(form, A, node, stated[node.name], lines[node.name])
             case Add(sources=names):
                 for name in names:
                     form.give(name, A)
@@ -183,10 +195,7 @@ def _pulled(linear: LinearMap, A: Tensor) -> Tensor:
             return (A.flatten(1) @ dense(linear)).reshape(len(A), *linear.in_shape)
 
 
-def _relaxed(form: Form, A: Tensor, node: Activation, read: Range) -> None:
-    lower, upper = (end.expand(node.shape) for end in node.slope)
-    slopes = slopes_on(node.function, node.parameters, read, Range(lower, upper))
-    lines = lines_on(node.function, node.parameters, read, slopes)
+def _relaxed(form: Form, A: Tensor, node: Activation, read: Range, lines: Lines) -> None:
     above = (A > 0.0) if form.side > 0 else (A < 0.0)
     a, b = torch.where(above, lines.a_high, lines.a_low), torch.where(above, lines.b_high, lines.b_low)
     back = A * a

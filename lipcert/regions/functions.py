@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lipcert.graph import Activation
 from lipcert.regions.range import Range, around, hull, outward, unbounded
 
 LIBRARY = 2.0**-42
@@ -65,6 +66,12 @@ def slopes_on(function: str, parameters: Parameters, x: Range, known: Range) -> 
     """Bounds of the difference quotients on a range, at most those known everywhere."""
     about = TABLE.get(function)
     return known if about is None else about.slopes(x, parameters).within(known)
+
+
+def slopes(node: Activation, x: Range) -> Range:
+    """Bounds of an activation's difference quotients on what it reads, of its shape."""
+    lower, upper = (end.expand(node.shape) for end in node.slope)
+    return slopes_on(node.function, node.parameters, x, Range(lower, upper))
 
 
 def values_on(function: str, parameters: Parameters, x: Range, slopes: Range) -> Range:

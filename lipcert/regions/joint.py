@@ -6,6 +6,7 @@ A product is replaced by a sum of two factors: :math:`a_1 b_1 - a_2 b_2 = b_1 (a
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,9 +17,9 @@ from torch import Tensor
 
 from lipcert.graph import ON_A_DOMAIN, Activation, Add, Affine, Node, Opaque
 from lipcert.kernel.rounding import round_up
-from lipcert.linear import Selection
+from lipcert.linear import Selection, Shape
 from lipcert.norms import L2
-from lipcert.regions.functions import LIBRARY, TABLE, values_on
+from lipcert.regions.functions import LIBRARY, LOCAL, TABLE, values_on
 from lipcert.regions.range import SMALLEST, Range, around, hull, unbounded
 
 PRODUCT, MATMUL, LAYER_NORM = "product", "matmul", "layer_norm"
@@ -86,15 +87,29 @@ def _product_values(node: Opaque, x: Range) -> Range:
 
 def _product(node: Opaque, x: Range) -> list[Node]:
     a, b = _factors(node, x)
-    size = math.prod(node.shape)
-    index = torch.arange(2 * size).reshape(2, *node.shape)
-    nodes: list[Node] = []
-    for place, (side, other) in enumerate((("left", b), ("right", a))):
-        name = f"{node.name}/{side}"
-        picked = Affine(f"{name}/half", node.source, Selection(index[place], tuple(x.low.shape)), None)
-        slope = other.low.clone(), other.high.clone()
-        nodes += [picked, Activation(name, picked.name, node.shape, ON_A_DOMAIN, {}, slope, _unreachable)]
-    return [*nodes, Add(node.name, (f"{node.name}/left", f"{node.name}/right"), node.shape)]
+    picked = _picked(node, x, "half", node.shape, node.shape)
+    return _summed(
+        node,
+        *(
+            (part, Activation(name, part.name, node.shape, ON_A_DOMAIN, {}, (other.low, other.high), _unreachable))
+            for (name, part), other in zip(picked, (b, a), strict=True)
+        ),
+    )
+
+
+def _picked(node: Opaque, x: Range, what: str, left: Shape, right: Shape) -> list[tuple[str, Affine]]:
+    """What a function reads first and second, under their names, and those of what is made of them."""
+    cut, total = math.prod(left), x.low.numel()
+    found = []
+    for side, ends, shape in (("left", (0, cut), left), ("right", (cut, total), right)):
+        name, index = f"{node.name}/{side}", torch.arange(*ends).reshape(shape)
+        found.append((name, Affine(f"{name}/{what}", node.source, Selection(index, tuple(x.low.shape)), None)))
+    return found
+
+
+def _summed(node: Opaque, *pairs: tuple[Affine, Node]) -> list[Node]:
+    parts = tuple(made.name for _, made in pairs)
+    return [*itertools.chain.from_iterable(pairs), Add(node.name, parts, node.shape)]
 
 
 def _shapes(node: Opaque) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -125,16 +140,14 @@ def _matmul_values(node: Opaque, x: Range) -> Range:
 def _matmul(node: Opaque, x: Range) -> list[Node]:
     """``A1 B1 - A2 B2 = (A1 - A2) B1 + A2 (B1 - B2)``; in l2 the factors are spectral norms, the largest of a batch."""
     a, b = _matrices(node, x)
-    nodes: list[Node] = []
-    total = x.low.numel()
-    cut = a.low.numel()
-    for side, other, ends, shape in (("left", b, (0, cut), a.low.shape), ("right", a, (cut, total), b.low.shape)):
-        name = f"{node.name}/{side}"
-        index = torch.arange(*ends).reshape(shape)
-        picked = Affine(f"{name}/part", node.source, Selection(index, tuple(x.low.shape)), None)
-        gain = {L2: _spectral(other.magnitude)}
-        nodes += [picked, Opaque(name, picked.name, node.shape, ON_A_DOMAIN, {}, gain, _unreachable)]
-    return [*nodes, Add(node.name, (f"{node.name}/left", f"{node.name}/right"), node.shape)]
+    picked = _picked(node, x, "part", *_shapes(node))
+    return _summed(
+        node,
+        *(
+            (part, Opaque(name, part.name, node.shape, ON_A_DOMAIN, {}, {L2: _spectral(other.magnitude)}, _unreachable))
+            for (name, part), other in zip(picked, (b, a), strict=True)
+        ),
+    )
 
 
 def _spectral(magnitude: Tensor) -> float:
@@ -182,7 +195,7 @@ _VALUES: dict[str, Callable[[Opaque, Range], Range]] = {
     PRODUCT: _product_values,
     MATMUL: _matmul_values,
     LAYER_NORM: _normalised_values,
-    **{name: _elementwise for name in ("exp", "square", "sqrt", "log", "reciprocal")},
+    **dict.fromkeys(LOCAL, _elementwise),
 }
 
 _RULES: dict[str, Callable[[Opaque, Range], Sequence[Node] | None]] = {

@@ -20,7 +20,7 @@ from lipcert.domain import Domain, limits
 from lipcert.errors import CheckFailed
 from lipcert.graph import Activation, Add, Affine, Concat, Graph, Input, Node, Opaque
 from lipcert.regions.backward import WORK, backward, work
-from lipcert.regions.functions import slopes_on, values_on
+from lipcert.regions.functions import slopes, values_on
 from lipcert.regions.joint import joint_values
 from lipcert.regions.range import Range, added, mapped
 
@@ -148,9 +148,3 @@ def _forward(node: Node, found: Mapping[str, Range], stated: Mapping[str, Range]
             return Range(*(torch.cat([getattr(part, end) for part in parts], dim) for end in ("low", "high")))
         case _:
             assert_never(node)
-
-
-def slopes(node: Activation, read: Range) -> Range:
-    """Bounds of an activation's difference quotients on what it reads, of its shape."""
-    lower, upper = (end.expand(node.shape) for end in node.slope)
-    return slopes_on(node.function, node.parameters, read, Range(lower, upper))

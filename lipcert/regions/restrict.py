@@ -11,12 +11,10 @@ from dataclasses import replace
 import torch
 
 from lipcert.certificate import Certificate
-from lipcert.domain import WholeSpace
 from lipcert.errors import CheckFailed, InvalidInput, NotLipschitz
 from lipcert.graph import ON_A_DOMAIN, Activation, Graph, Node, Opaque
-from lipcert.regions.functions import LOCAL, TABLE
+from lipcert.regions.functions import LOCAL, TABLE, slopes
 from lipcert.regions.joint import replaced
-from lipcert.regions.propagate import slopes
 from lipcert.regions.range import Range
 
 
@@ -48,7 +46,7 @@ def remaining(graph: Graph, certificate: Certificate) -> Graph:
     Raises:
         CheckFailed: If the ranges are not of this network's nonlinear nodes.
     """
-    return graph if isinstance(certificate.domain, WholeSpace) else restricted(graph, stated_by(graph, certificate))
+    return graph if certificate.everywhere else restricted(graph, stated_by(graph, certificate))
 
 
 def stated_by(graph: Graph, certificate: Certificate) -> dict[str, Range]:
