@@ -29,6 +29,18 @@ MULTIPLIES = (
     "multiplies parts of its input with each other; on an unbounded domain a product has no Lipschitz constant. "
     "Replace the gate by an activation such as MaxMin. " + ON_ONE
 )
+PRODUCT = (
+    "multiplies two tensors that both depend on the input; on an unbounded domain a product has no Lipschitz constant. "
+    "Replace the gate or attention by a sum or a fixed weight. " + ON_ONE
+)
+MATRICES = (
+    "multiplies two tensors that both depend on the input; on an unbounded domain that has no Lipschitz constant. "
+    "Attention of this kind can be replaced by a fixed or L2-distance form. " + ON_ONE
+)
+ATTENDS = (
+    "is Lipschitz only on a bounded domain: attention multiplies queries and keys that both depend on the input. "
+    + ON_ONE
+)
 NORMALISES = "is Lipschitz only on a bounded domain. Use batch normalisation, or a fixed scale. " + ON_ONE
 
 
@@ -40,6 +52,14 @@ def require_domain(x: Value, name: str, reason: str) -> None:
     """
     if x.everywhere:
         raise NotLipschitz(f"`{name}` at `{x.path}` {reason}.", path=x.path)
+
+
+def _value(first: Any, second: Any, name: str, reason: str) -> Value:
+    """The one of two arguments that depends on the input, if there is a domain."""
+    found = first if isinstance(first, Value) else second
+    assert isinstance(found, Value)
+    require_domain(found, name, reason)
+    return found
 
 
 def _elementwise(name: str, reason: str, call: Callable[[Tensor], Tensor], *targets: Target) -> None:
@@ -74,19 +94,15 @@ def expm1(input: Value) -> Value:
 @lowers(operator.pow, torch.pow, "pow")
 def power(input: Value, exponent: Any) -> Value:
     """A square; other powers are written as products."""
-    if not isinstance(input, Value):
-        require_domain(exponent, "pow", GROWS)
-    else:
-        require_domain(input, "pow", GROWS)
+    path = _value(input, exponent, "pow", GROWS).path
     if not isinstance(input, Value) or exponent not in (2, 2.0):
-        path = input.path if isinstance(input, Value) else exponent.path
         raise UnsupportedOperation(f"`{path}` takes a power other than 2; write it with products or exp.", path=path)
     return lower(torch.square, input)
 
 
 def product(a: Value, b: Value) -> Value:
     """The product of two values, entry by entry, as one function of both side by side."""
-    require_domain(a, "mul", "multiplies two tensors that both depend on the input; " + _product_reason)
+    require_domain(a, "mul", PRODUCT)
     shape = common_shape(a, b, "multiplies")
     size = math.prod(shape)
     both = concat([reshaped(expanded(each, shape), (size,)) for each in (a, b)], 0)
@@ -98,20 +114,9 @@ def product(a: Value, b: Value) -> Value:
     return reshaped(opaque(both, "product", (size,), {}, call), shape)
 
 
-_product_reason = (
-    "on an unbounded domain a product has no Lipschitz constant. Replace the gate or attention by a sum or a fixed "
-    "weight. " + ON_ONE
-)
-
-
 def matrix_product(a: Value, b: Value) -> Value:
     """A product of matrices that both depend on the input, batches of them in front."""
-    require_domain(
-        a,
-        "matmul",
-        "multiplies two tensors that both depend on the input; on an unbounded domain that has no Lipschitz constant. "
-        "Attention of this kind can be replaced by a fixed or L2-distance form. " + ON_ONE,
-    )
+    require_domain(a, "matmul", MATRICES)
     left, right = a.shape, b.shape
     if len(left) < 2 or left[:-2] != right[:-2] or left[-1:] != right[-2:-1]:
         raise UnsupportedOperation(f"`{a.path}` multiplies samples of shapes {left} and {right}.", path=a.path)
@@ -127,10 +132,10 @@ def matrix_product(a: Value, b: Value) -> Value:
 
 @lowers(torch.bmm, "bmm")
 def bmm(input: Value, mat2: Value) -> Value:
-    """`matrix_product` of a batch of matrices would take the batch for samples: only one matrix per sample."""
-    for each in (input, mat2):
-        if not isinstance(each, Value):
-            raise UnsupportedOperation(f"`bmm` at `{input.path}` with a constant; write it with matmul.")
+    """`matrix_product` of one matrix per sample."""
+    path = _value(input, mat2, "bmm", MULTIPLIES).path
+    if not (isinstance(input, Value) and isinstance(mat2, Value)):
+        raise UnsupportedOperation(f"`bmm` at `{path}` with a constant batch; write it with matmul.", path=path)
     return matrix_product(input, mat2)
 
 
@@ -146,12 +151,7 @@ def attention(
     enable_gqa: bool = False,
 ) -> Value:
     """``softmax(q k' / sqrt(d)) v``."""
-    require_domain(
-        query,
-        "scaled_dot_product_attention",
-        "is Lipschitz only on a bounded domain: attention multiplies queries and keys that both depend on the input. "
-        + ON_ONE,
-    )
+    require_domain(query, "scaled_dot_product_attention", ATTENDS)
     if attn_mask is not None or dropout_p or is_causal or enable_gqa:
         raise UnsupportedOperation(f"`{query.path}` masks or drops parts of its attention.", path=query.path)
     factor = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
