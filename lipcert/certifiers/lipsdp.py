@@ -104,12 +104,27 @@ class LipSDP:
         """Certify a graph, and hand out what the solver found besides: dual bounds, multipliers, iterations."""
         require_l2(norms, "LipSDP")
         layerwise = self.product.shared(self.over)(graph, norms)
-        found = self._divided(graph, parts(graph), bottlenecks(graph))
+        found = self.solved(graph, parts(graph))
         certificate = assembled(graph, layerwise, [part.block for part in found], f"LipSDP: {methods(found)}")
         return Solved(certificate, () if certificate is layerwise else found)
 
     def solved(self, graph: Graph, ends: Iterable[tuple[str, str]]) -> tuple[Part, ...]:
-        """Bound parts of a graph; those for which nothing is proven are left out."""
+        """Bound parts of a graph; those for which nothing is proven are left out.
+
+        One may contract to less than what rounding of its terms leaves; it is bounded in two halves.
+        """
+        wanted = list(ends)
+        found = self._whole(graph, wanted)
+        missing = set(wanted) - {(part.block.source, part.block.target) for part in found}
+        names = bottlenecks(graph) if missing else []
+        for i, j in ((names.index(a), names.index(b)) for a, b in wanted if (a, b) in missing):
+            if j - i >= 4:
+                middle = names[(i + j) // 2]
+                found += self.solved(graph, [(names[i], middle), (middle, names[j])])
+        return found
+
+    def _whole(self, graph: Graph, ends: Sequence[tuple[str, str]]) -> tuple[Part, ...]:
+        """Bound parts, none of them divided."""
         items = [(self._form(graph, *pair), *pair) for pair in ends]
 
         def found(item: tuple[NormalForm, str, str]) -> tuple[Solution, Block] | None:
@@ -125,16 +140,6 @@ class LipSDP:
         )
         pairs = zip(items, answers, strict=True)
         return tuple(Part(form, *answer) for (form, *_), answer in pairs if answer is not None)
-
-    def _divided(self, graph: Graph, ends: Sequence[tuple[str, str]], names: Sequence[str]) -> tuple[Part, ...]:
-        """Bound parts; one without a proof, as it contracts to what rounding of its terms leaves, in two halves."""
-        found = self.solved(graph, ends)
-        proved = {(part.block.source, part.block.target) for part in found}
-        for i, j in ((names.index(a), names.index(b)) for a, b in ends if (a, b) not in proved):
-            if j - i >= 4:
-                middle = names[(i + j) // 2]
-                found += self._divided(graph, [(names[i], middle), (middle, names[j])], names)
-        return found
 
     def _form(self, graph: Graph, source: str, target: str) -> NormalForm:
         form = normal_form(graph, source, target)
