@@ -10,6 +10,7 @@ from torch import nn
 
 from lipcert.certificate import Block, Certificate, Multipliers, Witness
 from lipcert.certifiers import Auto, Certifier, FourierLipSDP, LipSDP, Part, Solved, Split
+from lipcert.certifiers.combine import about_all
 from lipcert.errors import UnsupportedOperation
 from lipcert.graph import Activation, Graph
 from lipcert.linear import Shape
@@ -85,7 +86,7 @@ def enclose(
 ) -> Sandwich:
     """The sandwich of a graph and a pair of its inputs."""
     solved = by.solve(graph) if isinstance(by, LipSDP | FourierLipSDP | Split | Auto) else Solved(by(graph, L2))
-    certificate = solved.certificate
+    certificate = about_all(solved.certificate, by)
     blocks = certificate.evidence.blocks if isinstance(certificate.evidence, Multipliers) else ()
     if not blocks:
         return Sandwich(pair, None, None, certificate, 0)

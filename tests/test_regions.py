@@ -13,19 +13,22 @@ from hypothesis import strategies as st
 from torch import nn
 
 import lipcert
+from lipcert.bilipschitz import bilipschitz
 from lipcert.certificate import Certificate
-from lipcert.certifiers import Auto, LipSDP, Product, certify_on
+from lipcert.certifiers import Auto, Best, LipSDP, Product, Split, certify_on
 from lipcert.check_domain import verify_domain
 from lipcert.domain import Box, L2Ball, WholeSpace, limits
 from lipcert.errors import CheckFailed, InvalidInput, NotLipschitz, UnsupportedOperation
+from lipcert.falsify import lipcheck
 from lipcert.graph import Activation, Add, Affine, Graph, Input, Opaque
 from lipcert.linear import Dense
 from lipcert.nn import FullSort, MaxMin
-from lipcert.norms import LINF
+from lipcert.norms import LINF, Norms
 from lipcert.recheck import check_float64
 from lipcert.regions import Range, propagated, require_ranges, restricted
 from lipcert.regions.functions import LOCAL, TABLE, lines_on, slopes_on, values_on
 from lipcert.regions.range import unbounded
+from lipcert.sandwich import sandwich
 
 
 class Residual(nn.Module):
@@ -340,6 +343,28 @@ def test_a_certificate_on_a_domain_survives_its_file_and_is_proven_again(name: s
         again = Certificate.from_json(found.to_json())
         assert again.to_json() == found.to_json()
         assert check_float64(again, graph).bound == found.bound
+
+
+def near_zero(graph: Graph, norms: Norms) -> Certificate:
+    """A certifier that answers about a ball, whatever it is asked."""
+    return certify_on(graph, L2Ball(0.0, 0.1), norms)
+
+
+ASKED = {
+    "certify": lambda model: lipcert.certify(model, (2,), by=near_zero),
+    "certify on a box": lambda model: lipcert.certify(model, (2,), by=near_zero, domain=Box(-1.0, 1.0)),
+    "lipcheck": lambda model: lipcheck(model, (2,), 1.0, by=near_zero),
+    "best": lambda model: Best(near_zero, Product())(lipcert.trace(model, (2,))),
+    "split": lambda model: Split(near_zero, parts=1)(lipcert.trace(model, (2,))),
+    "bilipschitz": lambda model: bilipschitz(model, (2,), by=near_zero),
+    "sandwich": lambda model: sandwich(model, (2,), by=near_zero),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_an_answer_about_a_domain_is_none_about_all_inputs(name: str):
+    with pytest.raises(InvalidInput, match="all inputs"):
+        ASKED[name](mlp(nn.Tanh(), 2, 3, 2))
 
 
 def _tampered(found: Certificate) -> dict[str, Certificate]:

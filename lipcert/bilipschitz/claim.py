@@ -13,7 +13,7 @@ from torch import nn
 from lipcert.bilipschitz.steps import Step, bounded, step_graph
 from lipcert.certificate import Certificate, Validity
 from lipcert.certifiers import Auto, Certifier
-from lipcert.certifiers.combine import TRUST
+from lipcert.certifiers.combine import TRUST, about_all
 from lipcert.certifiers.lipsdp import bottlenecks, steps
 from lipcert.contraction import inverse_constant
 from lipcert.errors import InvalidInput
@@ -136,6 +136,8 @@ def both_sides(graph: Graph, *, by: Certifier = Auto(), centres: Sequence[float]
     for step in found:
         lower, upper = lower * Fraction(step.lower), upper * Fraction(step.upper)
     used = [whole, *(certificate for step in found for certificate in step.certificates)]
+    for certificate in used:
+        about_all(certificate, by)
     validity = max((certificate.validity for certificate in used), key=TRUST.index)
     return BiLipschitz(
         lower=round_down(lower),

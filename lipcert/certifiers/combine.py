@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lipcert.certificate import Certificate, Validity
+from lipcert.certificate import Certificate, Validity, require_everywhere
 from lipcert.errors import InvalidInput, UnsupportedOperation
 from lipcert.graph import Graph
 from lipcert.norms import L2, Norms
@@ -73,7 +73,17 @@ class Best:
                 f"`{certifier!r}` answered about the network {answer.network} in {answer.norms}; "
                 f"asked was {network} in {norms}."
             )
-        return answer
+        return about_all(answer, certifier)
+
+
+def about_all(answer: Certificate, certifier: Certifier) -> Certificate:
+    """The answer of a certifier that was asked about all inputs.
+
+    Raises:
+        InvalidInput: If it is about a domain.
+    """
+    require_everywhere(answer, f"what asked `{certifier!r}`")
+    return answer
 
 
 def trusted_then_tight(certificate: Certificate) -> tuple[int, float]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from lipcert.certificate import Certificate
 from lipcert.certifiers.auto import Auto
-from lipcert.certifiers.combine import Certifier
+from lipcert.certifiers.combine import Certifier, about_all
 from lipcert.domain import Domain, WholeSpace
 from lipcert.graph import Graph
 from lipcert.norms import L2, Norms
@@ -45,9 +45,9 @@ def certify_on(
         0.42
     """
     if isinstance(domain, WholeSpace):
-        return by(graph, norms)
+        return about_all(by(graph, norms), by)
     stated, _ = propagated(graph, domain)
-    found = by(restricted(graph, stated), norms)
+    found = about_all(by(restricted(graph, stated), norms), by)
     ranges = {
         name: (tuple(read.low.flatten().tolist()), tuple(read.high.flatten().tolist())) for name, read in stated.items()
     }

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lipcert.certificate import Certificate, Multipliers, Validity
-from lipcert.certifiers.combine import TRUST, Certifier
+from lipcert.certifiers.combine import TRUST, Certifier, about_all
 from lipcert.certifiers.lipsdp import (
     LipSDP,
     Solved,
@@ -96,7 +96,7 @@ class Split:
             method = "; ".join([*says, methods(found)])
             certificate = assembled(graph, layerwise, [part.block for part in found], f"Split: {method}")
             return Solved(certificate, () if certificate is layerwise else found)
-        answers = [self.inner(subgraph(graph, *piece), norms) for piece in pieces]
+        answers = [about_all(self.inner(subgraph(graph, *piece), norms), self.inner) for piece in pieces]
         evidence = [answer.evidence for answer in answers]
         blocks = [block for each in evidence if isinstance(each, Multipliers) for block in each.blocks]
         gains = [gain for each in evidence for gain in each.items]
