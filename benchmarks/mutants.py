@@ -19,6 +19,7 @@ import argparse
 import ast
 import contextlib
 import copy
+import difflib
 import importlib
 import multiprocessing
 import os
@@ -293,6 +294,12 @@ def mutated(text: str, index: int) -> tuple[int, str, str]:
     return line, how, ast.unparse(ast.fix_missing_locations(_Swap(node, _broken(node, how)).visit(tree)))
 
 
+def changed(text: str, broken: str) -> str:
+    """What stands in the mutant where it differs from the file: a line may hold many places."""
+    new = difflib.unified_diff(ast.unparse(ast.parse(text)).splitlines(), broken.splitlines(), n=0, lineterm="")
+    return " ".join(line[1:].strip() for line in list(new)[2:] if line.startswith("+"))
+
+
 def covering(file: str, text: str, line: int) -> tuple[str, ...]:
     """The selections for a line of a file."""
     if file in COVERED_BY:
@@ -301,8 +308,8 @@ def covering(file: str, text: str, line: int) -> tuple[str, ...]:
     return SECTIONS[above[-1].lstrip("# -")] if above else SECTIONS["the verdict"]
 
 
-def automatic(tree: Tree, files: Sequence[str], sample: int, seed: int) -> int:
-    """Break files at places drawn from all of them together; the exit status."""
+def automatic(tree: Tree, files: Sequence[str], sample: int, seed: int, tests: str = "") -> int:
+    """Break files at places drawn from all of them together, meet ``tests`` or what covers them; the exit status."""
     texts = {file: (ROOT / file).read_text() for file in files}
     every = [(file, index) for file, text in texts.items() for index in range(len(list(sites(ast.parse(text)))))]
     drawn = sorted(random.Random(seed).sample(every, min(sample, len(every))))
@@ -311,13 +318,13 @@ def automatic(tree: Tree, files: Sequence[str], sample: int, seed: int) -> int:
         line, how, text = mutated(texts[file], index)
         start = time.perf_counter()
         found = "SURVIVED"
-        for selection in covering(file, texts[file], line):
+        for selection in (tests,) if tests else covering(file, texts[file], line):
             found = tree.verdict(file, text, selection)
             if found != "SURVIVED":
                 break
         count[file][found] += 1
-        source = texts[file].splitlines()[line - 1].strip()
-        print(f"{found:10} {time.perf_counter() - start:5.1f} s  {file}:{line}  {how}  |  {source}", flush=True)
+        seconds, new = time.perf_counter() - start, changed(texts[file], text)
+        print(f"{found:10} {seconds:5.1f} s  {file}:{line}  {how}  |  {new}", flush=True)
     for file, found in count.items():
         total = found.total()
         if total:
@@ -336,13 +343,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--automatic", nargs="+", metavar="FILE", help="draw mutants from these files")
     parser.add_argument("--sample", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tests", default="", help="meet automatic mutants with these tests only")
     asked = parser.parse_args(arguments)
     for name in PRELOADED:
         importlib.import_module(name)
     with tempfile.TemporaryDirectory() as folder:
         tree = Tree(Path(folder).resolve())
         if asked.automatic:
-            return automatic(tree, asked.automatic, asked.sample, asked.seed)
+            return automatic(tree, asked.automatic, asked.sample, asked.seed, asked.tests)
         chosen = [mutant for mutant in EVERY if asked.only in f"{mutant.file} {mutant.why}"]
         return by_hand(tree, chosen[: asked.limit])
 

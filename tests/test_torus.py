@@ -484,6 +484,14 @@ CARELESS: dict[str, tuple[Callable[[], Graph], tuple[int, ...], str]] = {
         (9,),
         "beyond the image",
     ),
+    "padded twice, the second time on one side": (  # positions -1 to 5 of 6 are read
+        lambda: trace(
+            small(nn.Sequential(nn.Conv1d(1, 2, 1), nn.ReLU(), nn.Conv1d(2, 2, 3, 1, 1), nn.Conv1d(2, 2, 3, 2, 1))),
+            (1, 6),
+        ),
+        (5,),
+        "beyond the image",
+    ),
     "padded, mixed, padded": (
         lambda: trace(
             small(
