@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -140,6 +140,32 @@ def unchanged_randomness() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numbers)
+
+
+def shapes_read(modules: Iterable[nn.Module], run: Callable[[], object]) -> dict[nn.Module, set[tuple[int, ...]]]:
+    """The shapes, batch included, of the first argument that each of these modules reads while something runs.
+
+    Without gradients, with randomness as it was, and without a trace in the modules.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 1))
+        >>> shapes_read([model[1]], lambda: model(torch.zeros(3, 2, 2)))
+        {Linear(in_features=4, out_features=1, bias=True): {(3, 4)}}
+    """
+    seen: dict[nn.Module, set[tuple[int, ...]]] = {module: set() for module in modules}
+
+    def note(module: nn.Module, given: tuple[Any, ...]) -> None:
+        if given and isinstance(given[0], Tensor):
+            seen[module].add(tuple(given[0].shape))
+
+    hooks = [module.register_forward_pre_hook(note) for module in seen]
+    try:
+        with torch.no_grad(), unchanged_randomness():
+            run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
 
 
 def _own(module: nn.Module) -> list[tuple[str, Any]]:

@@ -16,8 +16,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad, vmap
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrizations, parametrize
 
@@ -27,6 +25,7 @@ from lipcert.linear import Shape, apply
 from lipcert.parametrizations.claim import Claim
 from lipcert.parametrizations.estimates import direction, length, power_iteration
 from lipcert.parametrizations.operators import Matrix, Operator, Rows, operator_of
+from lipcert.penalties.gradient import require_own_gradients, sample_gradients
 
 _CLAIM_ONE = (parametrizations._SpectralNorm, parametrizations._Orthogonal)
 Sizes = Mapping[str, Shape]
@@ -143,22 +142,10 @@ def gradient_percentiles(
     if not all(0.0 <= each <= 100.0 for each in q) or x.ndim < 1 or len(x) == 0 or not x.is_floating_point():
         x_is = f"{x.dtype} of shape {tuple(x.shape)}"
         raise InvalidInput(f"percentiles in [0, 100] are taken over a batch of real inputs, got q={q} and {x_is}.")
-    if isinstance(critic, nn.Module):
-        for path, module in critic.named_modules():
-            if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
-                message = f"`{path}` normalises by batch statistics, so samples have no gradients of their own"
-                raise UnsupportedOperation(f"{message}. Call eval() first.", path=path)
-        critic = _copy(critic)
-
-    def score(sample: Tensor) -> Tensor:
-        y = critic(sample[None])
-        if y.numel() != 1:
-            message = f"a gradient norm needs one number per sample, the critic gives {tuple(y.shape[1:])}"
-            raise InvalidInput(f"{message}; pass a function that selects one, such as `lambda x: net(x)[:, 0]`.")
-        return y.reshape(())
-
+    require_own_gradients(critic)
+    copied = _copy(critic) if isinstance(critic, nn.Module) else critic
     with unchanged_randomness(), torch.enable_grad():
-        gradients = vmap(grad(score), randomness="different")(x.detach()).detach()
+        gradients = sample_gradients(copied, x).detach()
     norms = torch.linalg.vector_norm(gradients.flatten(1).double(), dim=1)
     levels = torch.quantile(norms, torch.tensor(q, dtype=norms.dtype, device=norms.device) / 100.0)
     return {float(each): float(level) for each, level in zip(q, levels, strict=True)}

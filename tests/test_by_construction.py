@@ -457,6 +457,7 @@ def test_state_copies_and_pickles_continue_the_same(name: str):
             assert torch.equal(same.train(mode)(x), expected)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", ["aol conv2d, stride", "sll linear", "cpl conv2d", "sandwich", "convex mix"])
 @pytest.mark.parametrize("mode", [True, False])
 @pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'>:DeprecationWarning")  # torch's own

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -60,6 +60,7 @@ def holds(layer: nn.Module, case: Parametrized, least: float | None = None) -> N
     assert case.bound * (case.least if least is None else least) <= norm <= case.bound
 
 
+@pytest.mark.one_in(2)
 @by_case
 @by_optimiser
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -72,6 +73,7 @@ def test_the_claim_holds_in_evaluation_after_every_step(case: Parametrized, opti
         holds(layer, case)
 
 
+@pytest.mark.one_in(2)
 @by_case
 @by_optimiser
 def test_the_claim_holds_in_training_where_it_is_made_everywhere(case: Parametrized, optimiser: str):
@@ -112,6 +114,7 @@ def test_two_reads_are_equal_to_the_bit_and_move_nothing(case: Parametrized, mod
     assert all(torch.equal(value, state[key]) for key, value in layer.state_dict().items())
 
 
+@pytest.mark.one_in(2)
 @by_case
 @by_mode
 def test_the_claim_is_at_once_about_a_changed_weight(case: Parametrized, mode: bool):
@@ -253,6 +256,7 @@ def test_a_zero_weight_stays_finite(case: Parametrized, mode: bool):
     holds(layer, case, 0.0)
 
 
+@pytest.mark.one_in(2)
 @by_case
 @by_mode
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
@@ -278,6 +282,7 @@ def test_several_passes_before_one_backward_pass(case: Parametrized, mode: bool)
     torch.testing.assert_close(original(layer).grad, together, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.one_in(3)
 @by_case
 @by_mode
 @pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
@@ -294,6 +299,7 @@ def test_gradients_under_activation_checkpointing_are_exact(case: Parametrized, 
     assert torch.equal(grads[0], grads[1])
 
 
+@pytest.mark.one_in(3)
 @by_torchs_script
 @by_case
 @by_mode
@@ -321,6 +327,7 @@ def test_first_and_second_derivatives_agree_with_differences(case: Parametrized,
     assert bool(torch.isfinite(second).all())
 
 
+@pytest.mark.one_in(2)
 @by_torchs_script
 @by_case
 @by_mode
@@ -338,6 +345,7 @@ def test_jacobians_of_inputs_in_both_modes_and_directions(case: Parametrized, mo
     holds(layer, case)
 
 
+@pytest.mark.one_in(3)
 @by_case
 @by_mode
 def test_ensembles_are_stacked(case: Parametrized, mode: bool):
@@ -365,6 +373,7 @@ def test_reads_can_be_cached(case: Parametrized):
         assert layer.weight is layer.weight
 
 
+@pytest.mark.one_in(2)
 @by_case
 @pytest.mark.parametrize("mode", [True, False])
 def test_every_layer_caches_its_own_weight(case: Parametrized, mode: bool):
@@ -380,14 +389,8 @@ def test_every_layer_caches_its_own_weight(case: Parametrized, mode: bool):
     assert all(parameter.grad is not None for layer in layers for parameter in layer.parameters() if parameter.ndim > 1)
 
 
-@pytest.mark.parametrize(
-    "case",
-    # Compiling takes seconds: one in eight in every run, all of them in `make test-all`.
-    [
-        pytest.param(case, id=name, marks=[pytest.mark.slow] if place % 8 else [])
-        for place, (name, case) in enumerate(PARAMETRIZED.items())
-    ],
-)
+@pytest.mark.one_in(8)
+@by_case
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiled_layers_follow_training_and_evaluation_without_breaks_and_recompilations(case: Parametrized):
     torch._dynamo.reset()
@@ -413,6 +416,7 @@ def test_compiled_layers_follow_training_and_evaluation_without_breaks_and_recom
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3
 
 
+@pytest.mark.one_in(4)
 @by_case
 @pytest.mark.parametrize("strict", [True, False], ids=["strict", "not strict"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -424,6 +428,7 @@ def test_exported_layers_carry_the_proven_weight(case: Parametrized, strict: boo
     assert not any("lipcert" in str(node.target) for node in program.graph.nodes)
 
 
+@settings(max_examples=50)
 @given(
     name=st.sampled_from(sorted(PARAMETRIZED)),
     actions=st.lists(

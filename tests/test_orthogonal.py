@@ -474,6 +474,7 @@ def test_what_is_left_after_removal_keeps_the_claim(map, training):
     torch.testing.assert_close(layer(x), y, atol=2e-6, rtol=0.0)
 
 
+@pytest.mark.one_in(4)
 @by_map
 @pytest.mark.parametrize("shape", [(4, 4), (3, 5)], ids=str)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

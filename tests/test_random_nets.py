@@ -32,8 +32,8 @@ from lipcert.testing import (
     relu,
 )
 
-SOME = settings(max_examples=25)
-FEW = settings(max_examples=12)
+SOME = settings(max_examples=16)
+FEW = settings(max_examples=8)
 CLOSED = LipSDP(solvers.Recursion())
 CERTIFIERS: dict[str, Certifier] = {"product": Product(), "closed form": CLOSED, "best": Best(Product(), CLOSED)}
 SIGNS = st.sampled_from((1.0, -1.0))
@@ -361,4 +361,4 @@ class CertificateMachine(RuleBasedStateMachine):
 
 
 TestCertificates = CertificateMachine.TestCase
-TestCertificates.settings = settings(max_examples=12, stateful_step_count=12)
+TestCertificates.settings = settings(max_examples=8, stateful_step_count=12)

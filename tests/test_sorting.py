@@ -248,6 +248,7 @@ def certified(graph: Graph) -> Certificate:
     return found
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
 def test_bounds_lie_between_a_witness_and_the_product(make: Make):
     for model, shape in ((chain([3, 6, 12, 2], 0, make), (3,)), (mixed(make), (2, 4))):
@@ -273,6 +274,7 @@ def test_alone_they_are_proven_to_be_1_lipschitz(make: Make, shape: tuple[int, .
     assert certified(graph).bound == 1.0
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
 def test_orthogonal_networks_are_proven_to_be_1_lipschitz(make: Make):
     model = chain([12, 12, 12, 12], 0, make)

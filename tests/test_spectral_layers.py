@@ -211,7 +211,7 @@ def ascend(layer: nn.Module, shape: tuple[int, ...], steps: int) -> None:
             x -= x.norm() * torch.nn.functional.normalize(x.grad.flatten(), dim=0).reshape(x.shape)
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     case=convolutions(),
     seed=st.integers(0, 99),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from lipcert.freeze import evaluation_copy
+from lipcert.freeze import evaluation_copy, shapes_read
 from lipcert.graph import Affine, Graph, Opaque
 from lipcert.linear import Shape
 from lipcert.monitor import observe
@@ -42,20 +42,10 @@ def stretches(graph: Graph, x: Tensor, y: Tensor, norms: Norms) -> list[tuple[st
 
 
 def _sizes(model: nn.Module, shape: Shape) -> dict[str, Shape]:
-    """The spatial size of what every convolution reads, when the model runs on one input."""
-    sizes: dict[str, Shape] = {}
-
-    def listen(path: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def note(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            sizes.setdefault(path, tuple(arguments[0].shape[-(module.weight.ndim - 2) :]))  # pyright: ignore
-
-        return module.register_forward_pre_hook(note)
-
-    paths = [(path, module) for path, module in model.named_modules() if isinstance(module, _ConvNd)]
-    handles = [listen(path, module) for path, module in paths]
+    """The spatial size of what every convolution reads that reads one size, when the model runs on one input."""
+    paths = {path or "model": module for path, module in model.named_modules() if isinstance(module, _ConvNd)}
     parameter = next(iter(model.parameters()), torch.zeros(()))
-    with torch.no_grad():
-        model(torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device))
-    for handle in handles:
-        handle.remove()
-    return {path or "model": size for path, size in sizes.items()}
+    x = torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device)
+    seen = shapes_read(paths.values(), lambda: model(x))
+    sizes = {path: {shape[-len(module.kernel_size) :] for shape in seen[module]} for path, module in paths.items()}
+    return {path: found.pop() for path, found in sizes.items() if len(found) == 1}

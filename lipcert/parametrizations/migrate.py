@@ -14,7 +14,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm as Hooked
 from torch.nn.utils.spectral_norm import remove_spectral_norm
 
 from lipcert.errors import InvalidInput, LipcertError
-from lipcert.freeze import unchanged_randomness
+from lipcert.freeze import shapes_read
 from lipcert.parametrizations.operators import operator_of
 from lipcert.parametrizations.options import Deployed, Everywhere
 from lipcert.parametrizations.orthogonal import orthogonal
@@ -157,20 +157,13 @@ def _as_plain(module: nn.Module, name: str) -> nn.Module:
 
 def _sizes_seen(model: nn.Module, inputs: Tensor | tuple[Any, ...]) -> dict[nn.Module, tuple[int, ...]]:
     """The input size of each convolution that is applied at one size only."""
-    seen: dict[nn.Module, set[tuple[int, ...]]] = {}
-
-    def look(module: nn.Module, given: tuple[Any, ...]) -> None:
-        if given and isinstance(given[0], Tensor):
-            seen.setdefault(module, set()).add(tuple(given[0].shape[-len(module.kernel_size) :]))  # type: ignore
-
-    hooks = [m.register_forward_pre_hook(look) for m in model.modules() if isinstance(m, _ConvNd)]
+    given = inputs if isinstance(inputs, tuple) else (inputs,)
     modes = {module: module.training for module in model.modules()}
+    convolutions = [module for module in model.modules() if isinstance(module, _ConvNd)]
     try:
-        with torch.no_grad(), unchanged_randomness():
-            model.eval()(*inputs if isinstance(inputs, tuple) else (inputs,))
+        seen = shapes_read(convolutions, lambda: model.eval()(*given))
     finally:
         for module, mode in modes.items():
             module.training = mode
-        for hook in hooks:
-            hook.remove()
-    return {module: sizes.pop() for module, sizes in seen.items() if len(sizes) == 1}
+    sizes = {module: {shape[-len(module.kernel_size) :] for shape in seen[module]} for module in convolutions}
+    return {module: found.pop() for module, found in sizes.items() if len(found) == 1}

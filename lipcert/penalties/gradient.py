@@ -188,7 +188,7 @@ def sample_gradients(critic: Critic, x: Tensor) -> Tensor:
     def score(sample: Tensor) -> Tensor:
         f = critic(sample[None])
         if f.numel() != 1:
-            message = f"a gradient penalty needs one number per sample, the critic gives {tuple(f.shape[1:])}"
+            message = f"the gradient of a sample needs one number per sample, the critic gives {tuple(f.shape[1:])}"
             raise InvalidInput(f"{message}; pass a function that selects one, such as `lambda x: net(x)[:, 0]`.")
         return f.reshape(())
 
@@ -224,5 +224,4 @@ def require_own_gradients(critic: Critic) -> None:
         if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
             at = path or "(the critic itself)"
             message = f"`{at}` normalises by batch statistics, so samples have no gradients of their own"
-            advice = "Use a normalisation of single samples, or call eval() on it"
-            raise UnsupportedOperation(f"{message} and the penalty has no meaning. {advice}.", path=path)
+            raise UnsupportedOperation(f"{message}. Use one of single samples, or call eval() on it.", path=path)

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lipcert.errors import InvalidInput, UnsupportedOperation
-from lipcert.freeze import evaluation_copy, unchanged_randomness
+from lipcert.freeze import evaluation_copy, shapes_read
 from lipcert.linear import Shape
 
 Vectors = Mapping[str, Tensor]
@@ -124,15 +124,15 @@ def starting_vectors(model: nn.Module, input_shape: Shape, *, generator: torch.G
         >>> {path: tuple(v.shape) for path, v in vectors.items()}
         {'0': (1, 1, 4, 4), '2': (1, 8)}
     """
-    seen: dict[str, set[Shape]] = {path: set() for path, _ in _layers(model)}
     copied = evaluation_copy(model)
-    for path, layer in _layers(copied):
-        layer.register_forward_pre_hook(_note(seen[path]))
+    layers = dict(_layers(copied))
     like = next(iter(copied.parameters()))
-    with torch.no_grad(), unchanged_randomness():
-        copied(torch.zeros(1, *input_shape, dtype=like.dtype, device=like.device))
+    x = torch.zeros(1, *input_shape, dtype=like.dtype, device=like.device)
+    seen = shapes_read(layers.values(), lambda: copied(x))
     vectors: dict[str, Tensor] = {}
-    for path, shapes in seen.items():
+    for path, layer in layers.items():
+        # A linear layer does the same at all positions: its norm is that of one.
+        shapes = {shape[-1:] if isinstance(layer, nn.Linear) else shape[1:] for shape in seen[layer]}
         if len(shapes) != 1:
             applied = f"at several input sizes, {sorted(shapes)}" if shapes else "not at all"
             message = f"`{path or '(the model itself)'}` is applied {applied}, so it is not one operator"
@@ -209,15 +209,6 @@ def _sum(model: nn.Module, rest: Callable[[Tensor], Tensor]) -> Tensor:
         W = weight.flatten(1)
         terms.append(rest(W @ W.T).square().sum())
     return torch.stack(terms).sum()
-
-
-def _note(shapes: set[Shape]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        # A linear layer does the same at all positions: its norm is that of one.
-        shape = tuple(inputs[0].shape)
-        shapes.add(shape[-1:] if isinstance(layer, nn.Linear) else shape[1:])
-
-    return hook
 
 
 def _apply(layer: nn.Module, v: Tensor) -> Tensor:
