@@ -487,6 +487,11 @@ def test_a_defect_is_the_residual_and_what_the_product_may_hide():
         assert found.tolist() == [math.inf, math.inf]
 
 
+def test_squares_just_below_the_smallest_number_count_in_norms():
+    A = np.full((1, 9, 1), 0.7 * 2.0**-537)  # every square is 0.49 times the smallest number
+    assert frac(psd.squared_norm_of_magnitude((A,))[0]) >= 9 * Fraction(0.7 * 2.0**-537) ** 2
+
+
 @pytest.mark.parametrize("defect", [0.0, 2.0**-60, 0.3])
 def test_a_shifted_bound_has_the_shift_the_defect_and_the_rounding_of_the_diagonal(defect, monkeypatch):
     monkeypatch.setattr(psd, "psd_defect", lambda H, backend: np.array([0.0, defect]))
@@ -591,7 +596,26 @@ def test_the_last_subtraction_of_a_block_is_paid_for(monkeypatch):
     monkeypatch.setattr(blockwise, "_factor", lambda H, order: [{"a": np.zeros((1, 1))}])
     for counted in (sum_of_squares_up, exactly):
         monkeypatch.setattr(blockwise, "sum_of_squares_up", counted)
-        assert root_above(blockwise.blockwise_defect({("a", "a"): np.ones((1, 1))}, ["a"]), (1 + U) ** 2)
+        assert root_above(blockwise.blockwise_defect({("a", "a"): np.ones((1, 1))}, ["a"]), (1 + U) ** 2, 1e-14)
+
+
+def test_what_a_matrix_loses_to_many_block_rows_is_in_its_defect(monkeypatch):
+    # The least eigenvalue of the matrix is -2. Every product is half an ulp, of which a subtraction makes a whole one
+    # beside the diagonal and nothing on it: what is left of the matrix is smaller than the matrix by one ulp for each.
+    f = (0.51 * 2.0**-53) ** 0.5
+    rows = [{"a": np.full((1, 1), f), "b": np.full((1, 1), -f)} for _ in range(100)]
+    monkeypatch.setattr(blockwise, "_factor", lambda H, order: rows)
+    minus = np.full((1, 1), -1.0)
+    assert blockwise.blockwise_defect({("a", "a"): minus, ("a", "b"): minus, ("b", "b"): minus}, ["a", "b"]) >= 2.0
+
+
+def test_the_squares_of_many_blocks_are_rounded_up(monkeypatch):
+    names = [f"{i}" for i in range(14)]
+    H = {(a, b): np.full((1, 1), 0.99 * 2.0**-27) for i, a in enumerate(names) for b in names[i:]}
+    H["0", "0"] = np.ones((1, 1))  # beside it twice the square of another is less than half an ulp
+    monkeypatch.setattr(blockwise, "_factor", lambda H, order: [{"0": np.zeros((1, 1))}])
+    square = 1 + (14**2 - 1) * Fraction(0.99 * 2.0**-27) ** 2
+    assert root_above(blockwise.blockwise_defect(H, names), square)
 
 
 def test_a_stack_of_one_matrix_in_blocks_is_that_matrix():
