@@ -384,4 +384,9 @@ MUTANTS: list[Mutant] = [
             "NaN is a proof",
         ),
     ),
+    *of(
+        "kernel/blockwise.py",
+        LAWS,
+        ("1.0 + 2.0 * gamma(most))", "1.0 + 2.0**-51)", "beside a large residual many subtractions count as one"),
+    ),
 ]
