@@ -609,6 +609,16 @@ def test_what_a_matrix_loses_to_many_block_rows_is_in_its_defect(monkeypatch):
     assert blockwise.blockwise_defect({("a", "a"): minus, ("a", "b"): minus, ("b", "b"): minus}, ["a", "b"]) >= 2.0
 
 
+def test_what_underflow_adds_to_a_product_in_blocks_is_in_its_defect(monkeypatch):
+    # In units of the smallest number the products 0.4, 0.75 and 1.4 are 0, 1 and 1, of which no semidefinite matrix is.
+    smallest, ones = 5e-324, np.ones(20)
+    f = np.concatenate([0.632 * ones, 1.18 * ones])[None] * 2.0**-537
+    H = smallest * np.block([[np.zeros((20, 20)), np.ones((20, 20))], [np.ones((20, 20)), np.ones((20, 20))]])
+    assert np.array_equal(f.T @ f, H)
+    monkeypatch.setattr(blockwise, "_factor", lambda H, order: [{"a": f}])
+    assert blockwise.blockwise_defect({("a", "a"): H}, ["a"]) >= 13 * smallest  # 20 (1 - sqrt 5) / 2 = -12.4
+
+
 def test_the_squares_of_many_blocks_are_rounded_up(monkeypatch):
     names = [f"{i}" for i in range(14)]
     H = {(a, b): np.full((1, 1), 0.99 * 2.0**-27) for i, a in enumerate(names) for b in names[i:]}
