@@ -32,19 +32,20 @@ FOURIER = f"{KERNEL} -k 'lying or every_term or symbol or torus or grid or diffe
 DEFECT = f"{KERNEL} -k 'defect or stack or imaginary or non_negative or lying'"
 BLOCKWISE = "tests/test_lipsdp.py -k 'defect or factor or neither_proof'"
 SINGLE = "tests/test_single.py"
+LAWS = "tests/test_kernel_laws.py"
 RULES = "tests/test_rules.py"
 OPNORM = "tests/test_opnorm.py"
 PARTS = "tests/test_lipsdp.py -k 'tampered or passed or neither_proof or loose or pivot or wrong_factor'"
 GROUPS = "tests/test_sorting.py -k 'checker or neither or certificate_is or changed or groups or angles or loosely_as'"
 TORUS = "tests/test_torus.py -k 'claim_of_any or tampered or same_matrices or flatter or prices or every_frequency'"
 COVERED_BY: dict[str, tuple[str, ...]] = {
-    "lipcert/kernel/rounding.py": (SCALARS, KERNEL),
+    "lipcert/kernel/rounding.py": (LAWS, SCALARS, KERNEL),
     "lipcert/kernel/dense.py": (DENSE, KERNEL),
-    "lipcert/kernel/psd.py": (DEFECT, KERNEL),
+    "lipcert/kernel/psd.py": (LAWS, DEFECT, KERNEL),
     **{f"lipcert/kernel/{name}.py": (KERNEL, OPNORM) for name in "roots backend fourier".split()},
     "lipcert/kernel/angles.py": ("tests/test_sorting.py -k 'cosine or direction'",),
-    "lipcert/kernel/blockwise.py": (BLOCKWISE, "tests/test_lipsdp.py -k 'bounds or proof or prove'"),
-    "lipcert/kernel/single.py": (SINGLE,),
+    "lipcert/kernel/blockwise.py": (LAWS, BLOCKWISE, "tests/test_lipsdp.py -k 'bounds or proof or prove'"),
+    "lipcert/kernel/single.py": (LAWS, SINGLE),
     **{
         f"lipcert/rules/{name}.py": (RULES, "tests/test_trace.py tests/test_sorting.py")
         for name in "activations arithmetic convolution linear nonlinear normalisation pooling refused resampling "
@@ -382,5 +383,10 @@ MUTANTS: list[Mutant] = [
             "return found if found == found else 0.0",
             "NaN is a proof",
         ),
+    ),
+    *of(
+        "kernel/blockwise.py",
+        LAWS,
+        ("1.0 + 2.0 * gamma(most))", "1.0 + 2.0**-51)", "beside a large residual many subtractions count as one"),
     ),
 ]

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lipcert.kernel.rounding import UNIT, Array, add_up, gamma, mul_up, sqrt_up, sum_of_squares_up
+from lipcert.kernel.rounding import Array, add_up, gamma, mul_up, sqrt_up, sum_of_squares_up
 
 Blocks = Mapping[tuple[str, str], Array]
 
@@ -45,7 +45,8 @@ def blockwise_defect(H: Blocks, order: Sequence[str]) -> float:
     for (a, b), block in residual.items():
         own = sum_of_squares_up(block, (-2, -1))
         squares = add_up(squares, own if a == b else mul_up(own, 2.0))
-    norm = mul_up(sqrt_up(np.max(squares)), 1.0 + 4.0 * UNIT)
+    # A subtraction's error is u times its result, that is what later products take away (see `most`) and what is left.
+    norm = mul_up(sqrt_up(np.max(squares)), 1.0 + 2.0 * gamma(most))
     n = sum(H[name, name].shape[-1] for name in order)
     found = float(add_up(add_up(norm, mul_up(_size(rows, n), gamma(most + 4))), n * 2.0**-899))
     return found if found == found else float("inf")
