@@ -6,6 +6,7 @@ The bounds as wholes have room to spare, which hides a lost error term; here eac
 import itertools
 import math
 from fractions import Fraction
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -37,7 +38,7 @@ HARDLY = 1 + Fraction(1, 10**12)
 LEAST, HUGE = 5e-324, 2.0**1023
 
 
-def exactly(values: Array) -> Array:
+def exactly(values: Array) -> Any:
     """The same numbers as fractions."""
     return np.vectorize(Fraction, otypes=[object])(np.asarray(values, dtype=np.float64))
 
@@ -49,7 +50,8 @@ def gamma_of(count: int) -> Fraction:
 
 def uneven(*shape: int, seed: int = 0) -> Array:
     """Numbers of both signs whose sums and products are rounded."""
-    return np.random.default_rng(seed).uniform(0.25, 1.0, shape) * np.random.default_rng(seed + 1).choice([-1, 1], shape)
+    rng = np.random.default_rng(seed)
+    return rng.uniform(0.25, 1.0, shape) * rng.choice([-1.0, 1.0], shape)
 
 
 def assert_root(found: float, square: Fraction, above: Fraction = HARDLY) -> None:
@@ -60,7 +62,8 @@ def assert_root(found: float, square: Fraction, above: Fraction = HARDLY) -> Non
 # ------------------------------------------------------------------------------------------------ dense: scaling
 
 
-def shifted(A: Array, exponent: int) -> Array:
+def shifted(A: Array, exponent: int) -> Any:
+    """The same numbers times a power of two, as fractions."""
     return exactly(A) * Fraction(2) ** -exponent
 
 
@@ -151,7 +154,7 @@ def test_the_error_of_a_gram_matrix_covers_the_error_of_its_product():
         A = uneven(*shape, seed=seed)
         B = scaled(A, np.abs(A).max())
         exact = exactly(np.concatenate(list(B.blocks()), 1)[0])
-        inexact = exactly(sum(np.matmul(block[0].T, block[0]) for block in B.blocks()))
+        inexact = exactly(np.sum([np.matmul(block[0].T, block[0]) for block in B.blocks()], axis=0))
         error = inexact - exact.T @ exact
         assert Fraction(dense.gram_error(B)) ** 2 >= (error * error).sum() > 0
 
@@ -253,7 +256,8 @@ def test_each_part_of_the_spectral_bound_counts(monkeypatch):
     A = np.full((2, 1), 0.7)
     monkeypatch.setattr(dense, "_schur_upper", lambda *_: 100.0)
     monkeypatch.setattr(dense, "frobenius_upper", lambda _: 100.0)
-    for eigenvalue, error, dropped in ((2.0, 0.25, 0.0), (2.0, 0.25, 0.125), (0.1, 0.7, 0.3), (1.0, 2.0**-54, 2.0**-70)):
+    cases = ((2.0, 0.25, 0.0), (2.0, 0.25, 0.125), (0.1, 0.7, 0.3), (1.0, 2.0**-54, 2.0**-70))
+    for eigenvalue, error, dropped in cases:
         monkeypatch.setattr(dense, "_gram_eigenvalue_upper", lambda *_, value=eigenvalue: value)
         monkeypatch.setattr(dense, "gram_error", lambda _, value=error: value)
         monkeypatch.setattr(Scaled, "dropped", property(lambda _, value=dropped: value))
@@ -323,7 +327,7 @@ def test_only_zeros_have_norm_zero(norm):
 @pytest.mark.parametrize("norm", NORMS)
 def test_matrices_that_are_none_are_refused(norm, monkeypatch):
     for bad in (math.nan, math.inf, -math.inf):
-        with pytest.raises(NotFinite, match="a matrix has an entry (nan|inf)"):
+        with pytest.raises(NotFinite, match=r"a matrix has an entry (nan|inf)"):
             norm(np.array([[1.0, 2.0], [bad, 3.0]]))
     for dimensions in (1, 3):
         with pytest.raises(InvalidInput, match="expected an array of 2 dimensions"):
@@ -374,7 +378,8 @@ def test_the_extent_counts_lattice_points_in_each_dimension():
 
 @pytest.mark.parametrize("sizes", [(1,), (5,), (6,), (3, 4), (4, 6), (5, 1, 2)], ids=str)
 def test_the_order_of_a_grid_is_the_least_common_one(sizes: tuple[int, ...]):
-    assert Grid(sizes, (0,) * len(sizes)).order == next(n for n in itertools.count(1) if all(n % (2 * s) == 0 for s in sizes))
+    least = next(n for n in itertools.count(1) if all(n % (2 * size) == 0 for size in sizes))
+    assert Grid(sizes, (0,) * len(sizes)).order == least
 
 
 def frequencies(grid: Grid) -> set[tuple[Fraction, ...]]:
@@ -388,7 +393,7 @@ def frequencies(grid: Grid) -> set[tuple[Fraction, ...]]:
 
 GRIDS = [
     *(Grid((size,), (offset,)) for size in (1, 2, 3, 6) for offset in (0, 1)),
-    *(Grid(sizes, offsets) for sizes in ((3, 4), (4, 3), (2, 5), (1, 6)) for offsets in ((0, 1), (1, 0), (1, 1), (0, 0))),
+    *(Grid(sizes, one) for sizes in ((3, 4), (4, 3), (2, 5), (1, 6)) for one in itertools.product((0, 1), repeat=2)),
     Grid((3, 2, 4), (1, 0, 1)),
 ]
 
@@ -519,7 +524,7 @@ def test_the_stacks_are_the_symbol_at_each_frequency_once_within_its_error(
     with mpmath.workdps(40):
         for f, g in itertools.product(range(len(angles)), range(2)):
             turns = [mpmath.expjpi(mpmath.mpf(2 * int(a)) / grid.order) for a in angles[f]]
-            exact = sum(turn * tap.astype(object) for turn, tap in zip(turns, taps[:, g], strict=True))
+            exact = np.sum([turn * tap.astype(object) for turn, tap in zip(turns, taps[:, g], strict=True)], axis=0)
             at = 2 * f + g
             off = (exact if out >= into else exact.T) - (real[at].astype(object) + mpmath.mpc(0, 1) * imaginary[at])
             assert sum(abs(x) ** 2 for x in off.flat) <= room
@@ -606,7 +611,7 @@ def test_a_shift_that_served_is_handed_on_and_the_largest_bound_counts(monkeypat
 def test_symbols_that_are_none_and_grids_that_are_too_fine_are_refused(monkeypatch):
     place = np.array([[0]])
     for bad in (math.nan, math.inf, -math.inf):
-        with pytest.raises(NotFinite, match="a matrix has an entry (nan|inf)"):
+        with pytest.raises(NotFinite, match=r"a matrix has an entry (nan|inf)"):
             torus_norm_upper(Symbol(place, np.full((1, 1, 1, 1), bad)), Grid((2,), (0,)))
     symbol = Symbol(place, np.ones((1, 1, 1, 1)))
     monkeypatch.setattr(fourier, "_largest_squared", lambda *_: 1.0)
