@@ -43,7 +43,10 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "lipcert/kernel/dense.py": (STEPS, DENSE, KERNEL),
     "lipcert/kernel/psd.py": (DEFECT, KERNEL),
     **{f"lipcert/kernel/{name}.py": (STEPS, KERNEL, OPNORM) for name in "roots backend fourier".split()},
-    "lipcert/kernel/angles.py": (STEPS, "tests/test_sorting.py -k 'cosine or direction'",),
+    "lipcert/kernel/angles.py": (
+        STEPS,
+        "tests/test_sorting.py -k 'cosine or direction'",
+    ),
     "lipcert/kernel/blockwise.py": (BLOCKWISE, "tests/test_lipsdp.py -k 'bounds or proof or prove'"),
     "lipcert/kernel/single.py": (SINGLE,),
     **{

@@ -150,7 +150,7 @@ def test_the_error_of_a_gram_matrix_is_gamma_of_its_rows_times_the_norm_of_magni
 
 
 def test_the_error_of_a_gram_matrix_covers_the_error_of_its_product():
-    for seed, shape in enumerate([(300, 2), (40, 30), (9, 9), (3, 1)]):
+    for seed, shape in enumerate([(200, 2), (20, 15), (9, 9), (3, 1)]):
         A = uneven(*shape, seed=seed)
         B = scaled(A, np.abs(A).max())
         exact = exactly(np.concatenate(list(B.blocks()), 1)[0])
@@ -200,7 +200,7 @@ def test_schurs_bound_takes_the_largest_row_and_column(
 ):
     if block:
         monkeypatch.setattr(dense, "_BLOCK", block)
-    for row, column in itertools.product({0, shape[0] // 2, shape[0] - 1}, {0, shape[1] - 1}):
+    for row, column in ((0, shape[1] - 1), (shape[0] // 2, 0), (shape[0] - 1, 0)):
         A = uneven(*shape, seed=row)
         A[row] *= 3.0
         A[:, column] *= 5.0
@@ -208,7 +208,7 @@ def test_schurs_bound_takes_the_largest_row_and_column(
 
 
 def test_schurs_bound_pays_for_the_sums_of_long_columns():
-    for A in (np.ones((3000, 1)), np.full((3000, 2), 0.1), np.append(1.0, np.full(3000, 0.9 * U))[:, None]):
+    for A in (np.ones((1000, 1)), np.full((1000, 2), 0.1), np.append(1.0, np.full(1000, 0.9 * U))[:, None]):
         assert_root(dense._schur_upper(A, 0), schur(A, 0))
 
 
@@ -241,7 +241,7 @@ def test_the_spectral_norm_of_known_matrices(name: str, block: int | None, monke
     if block:
         monkeypatch.setattr(dense, "_BLOCK", block)
     A, square = KNOWN[name]
-    for matrix, power in itertools.product((A, -A, A.T), (-1070, -500, 0, 1, 1016)):
+    for matrix, power in itertools.product((-A, A.T), (-1070, 0, 1, 1016)):
         if power < -1000 and math.isqrt(square) ** 2 != square:
             continue
         with np.errstate(all="ignore"):
@@ -296,17 +296,28 @@ def test_sums_of_rows_and_columns_and_the_largest_entry(shape: tuple[int, int], 
 
 @pytest.mark.parametrize("block", [None, 1, 7])
 @pytest.mark.parametrize("scale", [LEAST, 2.0**-1000, 0.01, 1.0, 100.0, 2.0**1018], ids=str)
-@pytest.mark.parametrize("longest", [0, 1, 3, 4])
+@pytest.mark.parametrize("longest", [0, 3, 4])
 def test_the_longest_row_and_column(longest: int, scale: float, block: int | None, monkeypatch):
     if block:
         monkeypatch.setattr(dense, "_BLOCK", block)
     A = np.array([[3.0, -4.0, 12.0]] * 5)
     A[longest] *= -2.0
-    for matrix in (A, A[[longest]], A[:longest] if longest else A[1:]):
+    for matrix in (A, A[[longest]]):
         square = (exactly(matrix * scale) ** 2).sum(axis=1).max()
         for found in (row_norms_upper(matrix * scale), column_norms_upper(matrix.T * scale)):
             assert square <= Fraction(found) ** 2
             assert max(Fraction(0), Fraction(found) - Fraction(LEAST)) ** 2 <= square * HARDLY**2
+
+
+def test_norms_that_no_float_can_hold_are_rounded_up():
+    A = np.array([[LEAST, -LEAST]])  # of length 1.41 times the smallest number
+    for norm, matrix in ((norm2_upper, A), (norm2_upper, A.T), (row_norms_upper, A), (column_norms_upper, A.T)):
+        assert norm(matrix) == 2.0 * LEAST
+        assert HUGE <= norm(np.sign(matrix) * HUGE) < math.inf
+        assert norm(np.sign(matrix) * 1.99 * HUGE) == math.inf
+    symbol = Symbol(np.array([[0]]), A[None, None])
+    assert torus_norm_upper(symbol, Grid((1,), (0,))) == 2.0 * LEAST
+    assert torus_norm_upper(Symbol(symbol.positions, symbol.taps / LEAST * 1.99 * HUGE), Grid((1,), (0,))) == math.inf
 
 
 def test_rows_whose_squares_are_rounded_have_no_shorter_lengths():
