@@ -26,6 +26,7 @@ def of(file: str, tests: str, *changes: tuple[str, str, str] | tuple[str, str, s
 
 
 KERNEL = "tests/test_kernel.py"
+STEPS = "tests/test_kernel_steps.py"
 SCALARS = f"{KERNEL} -k 'scalar or round_up or scaling or sums_round or squares or simple_norms or gamma or finite'"
 DENSE = f"{KERNEL} -k 'nasty or lying or every_term or simple_norms or finite or blocks or last_scaling'"
 FOURIER = f"{KERNEL} -k 'lying or every_term or symbol or torus or grid or difference or chunks or ceiling'"
@@ -40,10 +41,10 @@ GROUPS = "tests/test_sorting.py -k 'checker or neither or certificate_is or chan
 TORUS = "tests/test_torus.py -k 'claim_of_any or tampered or same_matrices or flatter or prices or every_frequency'"
 COVERED_BY: dict[str, tuple[str, ...]] = {
     "lipcert/kernel/rounding.py": (LAWS, SCALARS, KERNEL),
-    "lipcert/kernel/dense.py": (DENSE, KERNEL),
+    "lipcert/kernel/dense.py": (STEPS, DENSE, KERNEL),
     "lipcert/kernel/psd.py": (LAWS, DEFECT, KERNEL),
-    **{f"lipcert/kernel/{name}.py": (KERNEL, OPNORM) for name in "roots backend fourier".split()},
-    "lipcert/kernel/angles.py": ("tests/test_sorting.py -k 'cosine or direction'",),
+    **{f"lipcert/kernel/{name}.py": (STEPS, KERNEL, OPNORM) for name in "roots backend fourier".split()},
+    "lipcert/kernel/angles.py": (STEPS, "tests/test_sorting.py -k 'cosine or direction'"),
     "lipcert/kernel/blockwise.py": (LAWS, BLOCKWISE, "tests/test_lipsdp.py -k 'bounds or proof or prove'"),
     "lipcert/kernel/single.py": (LAWS, SINGLE),
     **{

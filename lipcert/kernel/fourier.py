@@ -191,7 +191,7 @@ def _largest_squared(positions: Array, taps: Array, grid: Grid, limit: float, ba
     best, shift = 0.0, 0.0
     for stack in _symbol_stacks(positions, taps, grid, backend):
         proof = top_eigenvalue_upper(gram(stack, backend.gemm), shift, backend=backend)
-        best, shift = max(best, proof.bound), proof.shift
+        best, shift = float(np.maximum(best, proof.bound)), proof.shift  # unlike `max` it hands a NaN on
         if not best <= limit * limit:
             return math.inf
     return float(add_up(best, gram_error(taps)))
