@@ -334,7 +334,7 @@ ROW = {"multipliers": {"r": []}, "weights": []}
     ("item", "message"),
     [
         ([], "a part is .*not an object"),
-        (["torus", "rows"], "fields.*multipliers.*source.*target.*value.\\]"),
+        (["torus", "rows"], r"fields \['multipliers', 'source', 'target', 'value'\]"),
         (part(source="e"), "no such nodes"),
         (part(target="e"), "no such nodes"),
         (part(source="c"), "no such nodes"),
