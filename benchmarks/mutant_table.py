@@ -55,12 +55,13 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
 }
 """The selections that are tried on automatic mutants, in this order, until one fails."""
 
+LAWS = "tests/test_check_laws.py"
 CHECK, CLAIMS = "tests/test_check.py", "tests/test_check_refusals.py"
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "the verdict": (CLAIMS, CHECK, PARTS),
-    "proving a gain from the weights": (CHECK, CLAIMS),
-    "proving a part from its multipliers": (PARTS, GROUPS),
-    "the same on a torus, frequency by frequency": (CHECK, TORUS),
+    "the verdict": (LAWS, CLAIMS, CHECK, PARTS),
+    "proving a gain from the weights": (LAWS, CHECK, CLAIMS),
+    "proving a part from its multipliers": (LAWS, PARTS, GROUPS),
+    "the same on a torus, frequency by frequency": (LAWS, CHECK, TORUS),
     "maps as matrices, by index": (CHECK, TORUS),
     "what the other nodes do to distances: two tables": (CHECK, CLAIMS, GROUPS),
     "reading the network": (CLAIMS, CHECK, GROUPS, TORUS),
