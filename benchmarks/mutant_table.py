@@ -53,16 +53,16 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
 }
 """The selections that are tried on automatic mutants, in this order, until one fails."""
 
-CHECK, CLAIMS = "tests/test_check.py", "tests/test_check_refusals.py"
+CHECK, CLAIMS, READING = "tests/test_check.py", "tests/test_check_refusals.py", "tests/test_check_reading.py"
 SECTIONS: dict[str, tuple[str, ...]] = {
     "the verdict": (CLAIMS, CHECK, PARTS),
     "proving a gain from the weights": (CHECK, CLAIMS),
     "proving a part from its multipliers": (PARTS, GROUPS),
-    "the same on a torus, frequency by frequency": (CHECK, TORUS),
-    "maps as matrices, by index": (CHECK, TORUS),
-    "what the other nodes do to distances: two tables": (CHECK, CLAIMS, GROUPS),
-    "reading the network": (CLAIMS, CHECK, GROUPS, TORUS),
-    "reading files, field for field": (CLAIMS, CHECK),
+    "the same on a torus, frequency by frequency": (READING, CHECK, TORUS),
+    "maps as matrices, by index": (READING, CHECK, TORUS),
+    "what the other nodes do to distances: two tables": (READING, CHECK, CLAIMS, GROUPS),
+    "reading the network": (READING, CLAIMS, CHECK, GROUPS, TORUS),
+    "reading files, field for field": (READING, CLAIMS, CHECK),
 }
 """Likewise for the sections of the checker."""
 

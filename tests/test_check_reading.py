@@ -24,7 +24,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-checker = importlib.import_module("lipcert.check")  # the package offers a function of the same name
+checker: Any = importlib.import_module("lipcert.check")  # the package offers a function of the same name
 Kernel, Malformed, Map, Node, Reject = (
     getattr(checker, name) for name in ("Kernel", "Malformed", "Map", "Node", "Reject")
 )
@@ -33,7 +33,7 @@ Place = tuple[int, ...]
 ONE = Fraction(1)
 
 
-def whole(*shape: int, seed: int = 0, most: int = 9) -> np.ndarray:
+def whole(*shape: int, seed: int = 0, most: int = 9) -> Any:
     """Integers of both signs, none of them zero."""
     random = np.random.default_rng(seed)
     return random.integers(1, most + 1, shape) * random.choice([-1, 1], shape)
@@ -68,7 +68,7 @@ def written(stride: Any, padding: Any, dilation: Any, groups: Any, mode: Any) ->
     return {"weight": "w", **numbers, "groups": groups, "padding_mode": mode}
 
 
-def numbers(linear: Any) -> np.ndarray:
+def numbers(linear: Any) -> Any:
     """The matrix of a map, in fractions."""
     return checker.matrix(linear).astype(object) * linear.unit
 
@@ -263,16 +263,16 @@ def test_a_composition_has_the_product_of_the_matrices():
         "nothing": Map("selection", (2, 2), (3,), np.array([-1, 3, 1])),
     }
     for chain in itertools.accumulate([each] for each in maps):
-        expected = functools_product([numbers(maps[name]) for name in chain])
+        expected = composed([numbers(maps[name]) for name in chain])
         X, unit = checker.product([maps[name] for name in chain])
         assert (X.astype(object) * unit == expected).all()
     for first in ("diagonal", "selection"):
         chain = list(maps)[list(maps).index(first) :]
         X, unit = checker.product([maps[name] for name in chain])
-        assert (X.astype(object) * unit == functools_product([numbers(maps[name]) for name in chain])).all()
+        assert (X.astype(object) * unit == composed([numbers(maps[name]) for name in chain])).all()
 
 
-def functools_product(matrices: list[np.ndarray]) -> np.ndarray:
+def composed(matrices: list[Any]) -> Any:
     total = matrices[0]
     for each in matrices[1:]:
         total = each.dot(total)
@@ -567,7 +567,7 @@ def test_a_window_is_one_for_all_rows_or_for_all_columns():
 # Waves: what they read is compared with what the kernel says at single positions, in integers.
 
 
-def told(wave: Any, z: Mapping[str, np.ndarray], torus: Place) -> np.ndarray:
+def told(wave: Any, z: Mapping[str, Any], torus: Place) -> Any:
     """What a wave reads of variables at every coarse position of a torus."""
     y = np.zeros((wave.rows, *torus), dtype=object)
     for name, taps in wave.taps.items():
@@ -578,7 +578,7 @@ def told(wave: Any, z: Mapping[str, np.ndarray], torus: Place) -> np.ndarray:
     return y
 
 
-def at_positions(y: np.ndarray, counts: Place) -> np.ndarray:
+def at_positions(y: Any, counts: Place) -> Any:
     """Channels and phases at coarse positions as channels at fine ones."""
     torus = y.shape[1:]
     channels = len(y) // math.prod(counts)
@@ -591,7 +591,7 @@ def at_positions(y: np.ndarray, counts: Place) -> np.ndarray:
     return found
 
 
-def filtered(kernel: Any, x: np.ndarray, sizes: Place) -> np.ndarray:
+def filtered(kernel: Any, x: Any, sizes: Place) -> Any:
     """A kernel at every position of a torus of this many positions."""
     y = 0
     for t, W in kernel.weights.items():
@@ -606,7 +606,7 @@ def filtered(kernel: Any, x: np.ndarray, sizes: Place) -> np.ndarray:
             else:
                 here[(slice(None), *i)] += W.astype(object).dot(x[(slice(None), *p)])
         y = y + here * kernel.unit
-    return y  # type: ignore[return-value]
+    return y
 
 
 def kernel_of(places: Sequence[Place], out: int, into: int, stride: Place, **options: Any) -> Any:
@@ -828,7 +828,7 @@ def test_taps_that_meet_are_added():
     assert all((found[at] == expected[at]).all() for at in expected)
 
 
-def ends(*values: Any) -> np.ndarray:
+def ends(*values: Any) -> Any:
     return np.vectorize(Fraction, otypes=[object])(np.array(values, dtype=object))
 
 
@@ -968,7 +968,7 @@ def test_a_head_reads_the_whole_image_at_once():
         "flat": [affine(Map("reshape", shape, (12,)))],
     }
     for head in heads.values():
-        A = functools_product([numbers(node.map) for node in head])
+        A = composed([numbers(node.map) for node in head])
         wave = checker._dense_head(head, shape, phases)
         assert wave.rows == len(A)
         assert not wave.inside
@@ -992,7 +992,7 @@ def test_a_signal_of_a_signal():
         assert (found.sizes[name] == outer.sizes[""] @ sizes[name]).all()
 
 
-def both(X: np.ndarray) -> np.ndarray:
+def both(X: Any) -> Any:
     """A complex matrix as a real one of twice the size."""
     return np.block([[X.real, -X.imag], [X.imag, X.real]]).astype(int).astype(object)
 
@@ -1005,10 +1005,10 @@ class Head:
 
     def __init__(self, torus: int, h: Mapping[int, Fraction], b: Mapping[int, Any], outputs: int = 1) -> None:
         self.torus = (torus,)
-        self.frequencies = [(w,) for w in range(torus) if w <= -w % torus]
-        self.h = {(w,): math.floor(value * UNIT) for w, value in h.items()}
+        self.frequencies: list[Place] = [(w,) for w in range(torus) if w <= -w % torus]
+        self.h: dict[Place, int] = {(w,): math.floor(value * UNIT) for w, value in h.items()}
         zero = np.zeros((outputs, 2), dtype=complex)
-        self.b = {w: both(np.array(b.get(w[0], zero), dtype=complex)) for w in self.frequencies}
+        self.b: dict[Place, Any] = {w: both(np.array(b.get(w[0], zero), dtype=complex)) for w in self.frequencies}
         self.sizes = sum(abs(value) for value in self.b.values()) + 1
         self.widths = {"x": 4, "u": 4}
 
@@ -1929,7 +1929,7 @@ def test_a_header_ends_within_the_file(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_file_is_a_script_of_two_arguments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    script = str(Path(checker.__file__))
+    script = str(Path(str(checker.__file__)))
     for arguments, said in ((["a", "b"], "MALFORMED: FileNotFoundError"), (["a"], "usage: "), (["a"] * 3, "usage: ")):
         monkeypatch.setattr("sys.argv", [script, *(str(tmp_path / name) for name in arguments)])
         with pytest.raises(SystemExit) as status:
