@@ -289,7 +289,7 @@ def test_digits_are_balanced_and_add_up(b: int):
     for X in (np.array([listed]), np.array([[n << 40 for n in listed]], dtype=object) + 1):
         found = checker.digits(X, b)
         assert all(((digit >= -half) & (digit < half)).all() for digit in found)
-        total = sum(digit.astype(np.int64).astype(object) * (1 << b * i) for i, digit in enumerate(found))
+        total: Any = sum(digit.astype(np.int64).astype(object) * (1 << b * i) for i, digit in enumerate(found))
         assert (total == X).all()
     assert [digit.tolist() for digit in checker.digits(np.zeros((2, 3), dtype=np.int64), b)] == [[[0.0] * 3] * 2]
 
@@ -772,8 +772,9 @@ def test_a_kernel_may_reach_around_only_to_where_nothing_is(turned: bool):
         for torus in (2, 3, 4, 6):
             kernel = kernel_of([(low,), (high,)][: 1 + (low < high)], 1, 1, (stride,), turned=turned)
             n, read = torus * stride, range(low, (count - 1) * stride + high + 1)
-            shapes, phases = ((1, size), (1, count)), ((stride,), (1,))
-            shapes, phases = (shapes[::-1], phases[::-1]) if turned else (shapes, phases)
+            fine, coarse = (1, size), (1, count)
+            into, out = (coarse, fine) if turned else (fine, coarse)
+            phases = ((1,), (stride,)) if turned else ((stride,), (1,))
             why = ""
             if size > n or count > torus:
                 why = "does not fit .* positions of the torus"
@@ -782,9 +783,9 @@ def test_a_kernel_may_reach_around_only_to_where_nothing_is(turned: bool):
             seen.add(why[:6])
             if why:
                 with pytest.raises(Reject, match=why):
-                    has_room(kernel, *shapes, phases, (torus,))
+                    has_room(kernel, into, out, phases, (torus,))
             else:
-                has_room(kernel, *shapes, phases, (torus,))
+                has_room(kernel, into, out, phases, (torus,))
     assert seen == {"", "does n", "reache"}
 
 
@@ -935,7 +936,7 @@ def test_cosines_are_rounded_to_the_nearest(n: int):
 def test_a_wave_at_a_frequency_is_its_symbol(frequency: Place):
     torus = (5, 3)
     taps = {(0, 0): whole(2, 3), (-1, 2): whole(2, 3, seed=1), (3, 1): whole(2, 3, seed=2)}
-    size = sum(map(abs, taps.values()))
+    size: Any = sum(map(abs, taps.values()))
     wave = Wave(2, True, Fraction(2, 7), {"u": taps}, {"u": size}, Fraction(1, 1000))
     found = checker._at(wave, frequency, torus)
     assert found.loose == (1 + wave.loose) * (1 + Fraction(1, 2**50)) - 1
@@ -1044,7 +1045,8 @@ def test_an_output_is_paid_for_at_all_frequencies_together(torus: int, w: int, m
 def test_outputs_share_what_is_paid():
     b = {0: [[1.0, 1.0], [1.0, -2.0]], 1: [[1.0j, 1.0], [2.0, 1.0j]], 2: [[1.0, 0.0], [1.0, -1.0]]}
     shares, B = {0: 1, 1: 2, 2: 1}, {w: np.array(value) for w, value in b.items()}
-    least = float(np.linalg.eigvalsh(sum(shares[w] * (B[w] @ B[w].conj().T).real for w in B))[-1]) / 4
+    total: Any = sum(shares[w] * np.real(B[w] @ B[w].conj().T) for w in B)
+    least = float(np.linalg.eigvalsh(total)[-1]) / 4
     for factor, holds in ((1.02, True), (0.999, False)):
         h = dict.fromkeys(range(3), Fraction(least * factor))
         assert Head(4, h, b, 2).holds() == holds
