@@ -797,6 +797,17 @@ def test_the_source_has_to_fit_as_well():
     has_room(kernel_of([(0,)], 1, 1, (2,)), (1, 5), (1, 3), ((2,), (1,)), (3,))
 
 
+def test_every_dimension_has_to_fit_and_to_be_reached_within():
+    one, phases = kernel_of([(0, 0)], 1, 1, (1, 1)), ((1, 1), (1, 1))
+    has_room(one, (1, 3, 5), (1, 3, 5), phases, (3, 5))
+    for torus, have in (((2, 5), r"\[2, 5\]"), ((3, 4), r"\[3, 4\]")):
+        with pytest.raises(Reject, match=f"does not fit {have} positions"):
+            has_room(one, (1, 3, 5), (1, 3, 5), phases, torus)
+    for places, torus, why in (([(0, 0), (0, 1)], (3, 5), "5 positions"), ([(-1, 0), (0, 0)], (3, 5), "3 positions")):
+        with pytest.raises(Reject, match=f"reaches from .* around {why}"):
+            has_room(kernel_of(places, 1, 1, (1, 1)), (1, 3, 5), (1, 3, 5), phases, torus)
+
+
 def test_a_circle_is_the_whole_grid():
     kernel = kernel_of([(-1, 0), (1, 0)], 1, 1, (1, 2), circular=True)
     has_room(kernel, (1, 5, 6), (1, 5, 3), ((1, 2), (1, 1)), (5, 3))
