@@ -988,14 +988,14 @@ def test_a_wave_at_a_frequency_is_its_symbol(frequency: Place):
 
 
 def test_a_head_reads_the_whole_image_at_once():
-    shape, phases, torus = (2, 3, 2), (2, 1), (2, 2)
-    weight, order = whole(3, 12), np.random.default_rng(0).permutation(12)
-    shuffle = Map("selection", shape, (12,), order)
-    dense = Map("dense", (12,), (3,), weight, Fraction(1, 3))
+    shape, phases, torus = (2, 3, 4), (2, 1), (2, 4)
+    weight, order = whole(3, 24), np.random.default_rng(0).permutation(24)
+    shuffle = Map("selection", shape, (24,), order)
+    dense = Map("dense", (24,), (3,), weight, Fraction(1, 3))
     half = Map("diagonal", (3,), (3,), np.array([1, -2, 3]), Fraction(1, 2))
     heads = {
-        "all": [affine(shuffle), affine(Map("reshape", (12,), (12,))), affine(dense), affine(half)],
-        "flat": [affine(Map("reshape", shape, (12,)))],
+        "all": [affine(shuffle), affine(Map("reshape", (24,), (24,))), affine(dense), affine(half)],
+        "flat": [affine(Map("reshape", shape, (24,)))],
     }
     for head in heads.values():
         A = composed([numbers(node.map) for node in head])
