@@ -55,17 +55,17 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
 }
 """The selections that are tried on automatic mutants, in this order, until one fails."""
 
-LAWS = "tests/test_check_laws.py"
 CHECK, CLAIMS = "tests/test_check.py", "tests/test_check_refusals.py"
+VERDICTS, READING = "tests/test_check_laws.py", "tests/test_check_reading.py"
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "the verdict": (LAWS, CLAIMS, CHECK, PARTS),
-    "proving a gain from the weights": (LAWS, CHECK, CLAIMS),
-    "proving a part from its multipliers": (LAWS, PARTS, GROUPS),
-    "the same on a torus, frequency by frequency": (LAWS, CHECK, TORUS),
-    "maps as matrices, by index": (CHECK, TORUS),
-    "what the other nodes do to distances: two tables": (CHECK, CLAIMS, GROUPS),
-    "reading the network": (CLAIMS, CHECK, GROUPS, TORUS),
-    "reading files, field for field": (CLAIMS, CHECK),
+    "the verdict": (VERDICTS, CLAIMS, CHECK, PARTS),
+    "proving a gain from the weights": (VERDICTS, CHECK, CLAIMS),
+    "proving a part from its multipliers": (VERDICTS, PARTS, GROUPS),
+    "the same on a torus, frequency by frequency": (VERDICTS, READING, CHECK, TORUS),
+    "maps as matrices, by index": (READING, CHECK, TORUS),
+    "what the other nodes do to distances: two tables": (READING, CHECK, CLAIMS, GROUPS),
+    "reading the network": (READING, CLAIMS, CHECK, GROUPS, TORUS),
+    "reading files, field for field": (READING, CLAIMS, CHECK),
 }
 """Likewise for the sections of the checker."""
 
