@@ -32,6 +32,7 @@ FOURIER = f"{KERNEL} -k 'lying or every_term or symbol or torus or grid or diffe
 DEFECT = f"{KERNEL} -k 'defect or stack or imaginary or non_negative or lying'"
 BLOCKWISE = "tests/test_lipsdp.py -k 'defect or factor or neither_proof'"
 SINGLE = "tests/test_single.py"
+LAWS = "tests/test_rule_laws.py tests/test_rule_slopes.py"
 RULES = "tests/test_rules.py"
 OPNORM = "tests/test_opnorm.py"
 PARTS = "tests/test_lipsdp.py -k 'tampered or passed or neither_proof or loose or pivot or wrong_factor'"
@@ -46,9 +47,9 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "lipcert/kernel/blockwise.py": (BLOCKWISE, "tests/test_lipsdp.py -k 'bounds or proof or prove'"),
     "lipcert/kernel/single.py": (SINGLE,),
     **{
-        f"lipcert/rules/{name}.py": (RULES, "tests/test_trace.py tests/test_sorting.py")
-        for name in "activations arithmetic convolution linear nonlinear normalisation pooling refused resampling "
-        "structure".split()
+        f"lipcert/rules/{name}.py": (LAWS, RULES, "tests/test_trace.py tests/test_sorting.py")
+        for name in "activations arithmetic bounded convolution linear nonlinear normalisation pooling refused "
+        "resampling structure".split()
     },
 }
 """The selections that are tried on automatic mutants, in this order, until one fails."""
