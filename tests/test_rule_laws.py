@@ -6,6 +6,7 @@ import itertools
 import math
 import operator
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,8 +18,9 @@ from lipcert.errors import InvalidInput, LipcertError, NotFinite, NotLipschitz, 
 from lipcert.graph import Affine, Opaque
 from lipcert.linear import Reshape
 from lipcert.lowering import BATCH
-from lipcert.norms import L1, L2, LINF
-from lipcert.rules.pooling import factor, max_windows
+from lipcert.nn import FullSort, GroupSort, MaxMin
+from lipcert.rules.convolution import convolve, transpose_convolve
+from lipcert.rules.pooling import factor
 from lipcert.rules.resampling import _row
 from tests.lowered import BATCHED, Program, changed, filled, integers, once, recorded, require_same, ruled, run, value
 
@@ -67,6 +69,10 @@ MATRICES = [
     (lambda do, x: do(torch.matmul, W(5, 4), x), (2, 4, 6)),
     *((lambda do, x, b=bias: do(torch.addmm, b, x, W(6, 5)), (6,)) for bias in (W(5), W(1, 5))),
 ]
+PAIRS = (W(2, 4, 3, 2), None, 1, ((0, 2), (3, 1)), 1, 1, "zeros")
+CROP = (W(4, 2, 3, 2), None, 1, ((1, 0), (2, 1)), 0, 1, 1)
+"""Other paddings before than after, as exported networks have them."""
+TRANSPOSED = partial(F.conv_transpose2d, weight=W(4, 2, 3, 2))
 CONVOLUTIONS = [
     *(
         case(filled(nn.Conv2d(4, 6, (3, 2), (2, 3), (2, 1), (1, 2), 2, padding_mode=mode)), (4, 6, 5))
@@ -74,7 +80,9 @@ CONVOLUTIONS = [
     ),
     case(filled(nn.Conv1d(4, 2, 4, padding="same", dilation=3, bias=False)), (4, 9)),
     case(filled(nn.Conv1d(4, 2, 3, padding="same", dilation=2)), (4, 9)),
-    case(filled(nn.Conv1d(4, 2, 3, padding="valid", stride=2)), (4, 9)),
+    *(case(filled(nn.Conv1d(4, 2, 3, padding="valid", stride=stride)), (4, 9)) for stride in (1, 2)),
+    (lambda do, x: convolve(x, *PAIRS) if do is ruled else F.conv2d(F.pad(x, (3, 1, 0, 2)), W(2, 4, 3, 2)), (4, 6, 5)),
+    (lambda do, x: transpose_convolve(x, *CROP) if do is ruled else TRANSPOSED(x)[:, :, 1:, 2:-1], (4, 5, 6)),
     case(filled(nn.Conv3d(2, 4, (1, 2, 3), (1, 2, 1), (0, 1, 2))), (2, 2, 3, 4)),
     case(F.conv2d, (4, 6, 5), W(6, 2, 3, 2), W(6), (2, 1), (0, 3), (2, 1), 2),
     case(F.conv1d, (4, 3), W(2, 4, 3)),
@@ -343,26 +351,6 @@ def test_a_window_is_where_torch_puts_it_or_refused(ceil: bool, dilation: int):
     assert accepted > 80
 
 
-@pytest.mark.parametrize("count", range(1, 21))
-def test_an_entry_of_several_windows_counts_by_the_root_of_their_number(count: int):
-    x = value(4, 2)
-    node = x.recorder.graph(max_windows(x, [[(0, 2, 1), *[(1, 3, 1)] * count], None])).output
-    assert isinstance(node, Opaque)
-    seen = count + 1
-    assert node.gains[L1] == seen
-    assert node.gains[LINF] == 1.0
-    squared = Fraction(node.gains[L2]) ** 2
-    assert squared == seen if round(seen**0.5) ** 2 == seen else seen < squared <= seen * (1 + Fraction(1, 2**50))
-    assert node.parameters["windows"] == [[[0, 2, 1], *[[1, 3, 1]] * count], None]
-
-
-def test_overlaps_multiply_over_dimensions():
-    x = value(4, 4)
-    node = x.recorder.graph(max_windows(x, [[(0, 2, 1), (1, 4, 1)], [(0, 3, 2), (0, 3, 1), (2, 4, 1)]])).output
-    assert isinstance(node, Opaque)
-    assert node.gains[L1] == 2 * 3
-
-
 def test_factors_are_exact_up_to_the_largest_denominator():
     rows = [{0: Fraction(1, 3), 2: Fraction(-2, 5)}, {1: Fraction(7, 2)}]
     found = factor(rows, 3)
@@ -397,3 +385,11 @@ def test_what_keeps_the_order_is_a_reshape_and_what_keeps_the_shape_is_nothing()
     (_, node) = recorded(once("narrow", 1, 0, 2), 4, 6)  # the first numbers in their order, but not all
     assert isinstance(node, Affine)
     assert not isinstance(node.map, Reshape)
+
+
+def test_a_sorting_says_what_it_sorts():
+    layers = ((MaxMin(), 2, "interleaved"), (GroupSort(3), 3, "consecutive"), (FullSort(), 6, "consecutive"))
+    for layer, group, arrangement in layers:
+        (_, node) = recorded(once(layer), 6, 4)
+        assert isinstance(node, Opaque)
+        assert node.parameters == {"dim": 0, "group": group, "arrangement": arrangement}

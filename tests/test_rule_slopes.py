@@ -22,7 +22,8 @@ from lipcert.rules.activations import SIXTH
 from lipcert.rules.arithmetic import EPSILON, reciprocal_outward
 from lipcert.rules.nonlinear import ROOT_TWO
 from lipcert.rules.normalisation import scale_outward
-from tests.lowered import BATCHED, Program, changed, filled, integers, once, recorded, require_same
+from lipcert.rules.pooling import max_windows
+from tests.lowered import BATCHED, Program, changed, filled, integers, once, recorded, require_same, value
 
 W = integers
 ONE = Fraction(1)
@@ -165,6 +166,26 @@ def test_gains_are_the_largest_norms_of_jacobians(index: int):
     found = [norms(node.call, x) for x in points]
     for pair, gain in exact.items():
         assert math.isclose(max(at[pair] for at in found), gain, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("count", range(1, 21))
+def test_an_entry_of_several_windows_counts_by_the_root_of_their_number(count: int):
+    x = value(4, 2)
+    node = x.recorder.graph(max_windows(x, [[(0, 2, 1), *[(1, 3, 1)] * count], None])).output
+    assert isinstance(node, Opaque)
+    seen = count + 1
+    assert node.gains[L1] == seen
+    assert node.gains[LINF] == 1.0
+    squared = Fraction(node.gains[L2]) ** 2
+    assert squared == seen if round(seen**0.5) ** 2 == seen else seen < squared <= seen * (1 + Fraction(1, 2**50))
+    assert node.parameters["windows"] == [[[0, 2, 1], *[[1, 3, 1]] * count], None]
+
+
+def test_overlaps_multiply_over_dimensions():
+    x = value(4, 4)
+    node = x.recorder.graph(max_windows(x, [[(0, 2, 1), (1, 4, 1)], [(0, 3, 2), (0, 3, 1), (2, 4, 1)]])).output
+    assert isinstance(node, Opaque)
+    assert node.gains[L1] == 2 * 3
 
 
 NONLINEAR = [
