@@ -20,7 +20,7 @@ from lipcert.linear import Reshape
 from lipcert.lowering import BATCH
 from lipcert.nn import FullSort, GroupSort, MaxMin
 from lipcert.rules.convolution import convolve, transpose_convolve
-from lipcert.rules.pooling import factor
+from lipcert.rules.pooling import adaptive_average_pool, adaptive_max_pool, factor
 from lipcert.rules.resampling import _row
 from tests.lowered import BATCHED, Program, changed, filled, integers, once, recorded, require_same, ruled, run, value
 
@@ -94,6 +94,7 @@ CONVOLUTIONS = [
     case(F.conv_transpose1d, (4, 5), W(4, 3, 3), W(6), 3, 1, 2, 2, 2),
     case(F.conv_transpose1d, (4, 3), W(4, 2, 1), None, 1, 1),
 ]
+ADAPTIVE = (adaptive_average_pool, adaptive_max_pool)
 POOLING = [
     *(case(nn.AvgPool1d(3, s, 1, c, n), (2, 8)) for s in (2, 3) for c in (False, True) for n in (False, True)),
     *(case(nn.AvgPool2d((3, 2), s, (1, 0), True, c), (2, 8, 5)) for s in (None, (2, 3), 4) for c in (False, True)),
@@ -109,6 +110,7 @@ POOLING = [
     *(case(f, (2, 8), n) for f in (F.adaptive_avg_pool1d, F.adaptive_max_pool1d) for n in (1, 3, 5)),
     *(case(f, (2, 8, 5), (3, None)) for f in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d)),
     *(case(f, (2, 4, 3, 5), (3, 2, 4)) for f in (F.adaptive_avg_pool3d, F.adaptive_max_pool3d)),
+    *((lambda do, x, f=f: f(x, 2, None) if do is ruled else x, (8, 5)) for f in ADAPTIVE),
     case(nn.AdaptiveMaxPool1d(3), (2, 8)),
     case(nn.AdaptiveMaxPool2d((3, 4)), (2, 8, 5)),
     case(nn.AdaptiveMaxPool3d(2), (2, 4, 3, 5)),
@@ -254,7 +256,8 @@ REFUSALS = [
     # Pooling.
     *(refuse(INVALID, "by windows of", F.max_pool1d, (6,), *a) for a in ((7,), (3, 1, 2), (7, 1, 0, 1, True))),
     refuse(INVALID, "by windows of", F.avg_pool1d, (2,), 3, 2, 0, True),
-    *(refuse(INVALID, "lies in the padding", F.max_pool1d, shape, 2, 1, 3, 5) for shape in ((2,), (4, 2))),
+    refuse(INVALID, "lies in the padding", F.max_pool1d, (4, 2), 2, 1, 3, 5),
+    refuse(INVALID, "lies in the padding", F.max_pool1d, (1,), 2, 1, 1, 2),  # taps before it and behind it
     *(refuse(INVALID, "pools 1 dimension", f, (2, 4, 6), 2) for f in (F.max_pool1d, F.avg_pool1d)),
     refuse(INVALID, r"pools 2 dimension", nn.AdaptiveAvgPool2d(1), (6,)),
     *(refuse(UNSUPPORTED, "indices", m(2, return_indices=True), (4, 6)) for m in (nn.MaxPool1d, nn.AdaptiveMaxPool1d)),
