@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lipcert.domain import Box
 from lipcert.errors import InvalidInput, LipcertError, NotFinite, NotLipschitz, UnsupportedOperation
-from lipcert.graph import Affine, Opaque
+from lipcert.graph import Activation, Affine, Opaque
 from lipcert.linear import Reshape
 from lipcert.lowering import BATCH
 from lipcert.nn import FullSort, GroupSort, MaxMin
@@ -390,9 +391,24 @@ def test_what_keeps_the_order_is_a_reshape_and_what_keeps_the_shape_is_nothing()
     assert not isinstance(node.map, Reshape)
 
 
-def test_a_sorting_says_what_it_sorts():
-    layers = ((MaxMin(), 2, "interleaved"), (GroupSort(3), 3, "consecutive"), (FullSort(), 6, "consecutive"))
-    for layer, group, arrangement in layers:
-        (_, node) = recorded(once(layer), 6, 4)
-        assert isinstance(node, Opaque)
-        assert node.parameters == {"dim": 0, "group": group, "arrangement": arrangement}
+PARAMETERS: list[tuple[Program, tuple[int, ...], dict[str, Any]]] = [
+    (once(MaxMin()), (6, 4), {"dim": 0, "group": 2, "arrangement": "interleaved"}),
+    (once(GroupSort(3)), (6, 4), {"dim": 0, "group": 3, "arrangement": "consecutive"}),
+    (once(FullSort(-1)), (6, 4), {"dim": 1, "group": 4, "arrangement": "consecutive"}),
+    (once(F.softmax, -1), (4, 6), {"dim": 1}),
+    (once("logsumexp", (1, -1)), (4, 5, 6), {"dim": [0, 2]}),
+    (once(torch.linalg.vector_norm, dim=2), (4, 5, 6), {"dim": [1]}),
+    (once(F.layer_norm, (5, 6), None, None, 0.25), (4, 5, 6), {"dims": 2, "eps": 0.25}),
+    (lambda do, x: do("matmul", x, do("narrow", do(".mT", x), 2, 0, 3)), (4, 5), {"left": [4, 5], "right": [5, 3]}),
+    (once(F.leaky_relu, 0.25), (4,), {"negative_slope": 0.25}),
+    *((once(function, 0.5), (4,), {"alpha": 0.5}) for function in (F.elu, F.celu)),
+    (once(F.softplus, 2.0), (4,), {"beta": 2.0}),
+]
+
+
+@pytest.mark.parametrize("index", range(len(PARAMETERS)))
+def test_a_node_says_what_its_function_is(index: int):
+    program, shape, parameters = PARAMETERS[index]
+    node = recorded(program, *shape, domain=Box(0.5, 1.0)).output
+    assert isinstance(node, Activation | Opaque)
+    assert node.parameters == parameters
