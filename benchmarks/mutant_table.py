@@ -34,7 +34,10 @@ DEFECT = f"{KERNEL} -k 'defect or stack or imaginary or non_negative or lying'"
 BLOCKWISE = "tests/test_lipsdp.py -k 'defect or factor or neither_proof'"
 SINGLE = "tests/test_single.py"
 LAWS = "tests/test_kernel_laws.py"
+LOWERED = "tests/test_rule_laws.py tests/test_rule_slopes.py"
+GAINS = "tests/test_rule_slopes.py tests/test_rule_laws.py"
 RULES = "tests/test_rules.py"
+OPERATIONS = f"{RULES} -k 'replayed or gains or refused or rule_itself'"
 OPNORM = "tests/test_opnorm.py"
 PARTS = "tests/test_lipsdp.py -k 'tampered or passed or neither_proof or loose or pivot or wrong_factor'"
 GROUPS = "tests/test_sorting.py -k 'checker or neither or certificate_is or changed or groups or angles or loosely_as'"
@@ -47,10 +50,10 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "lipcert/kernel/angles.py": (STEPS, "tests/test_sorting.py -k 'cosine or direction'"),
     "lipcert/kernel/blockwise.py": (LAWS, BLOCKWISE, "tests/test_lipsdp.py -k 'bounds or proof or prove'"),
     "lipcert/kernel/single.py": (LAWS, SINGLE),
+    **{f"lipcert/rules/{n}.py": (GAINS, OPERATIONS) for n in "activations bounded nonlinear normalisation".split()},
     **{
-        f"lipcert/rules/{name}.py": (RULES, "tests/test_trace.py tests/test_sorting.py")
-        for name in "activations arithmetic convolution linear nonlinear normalisation pooling refused resampling "
-        "structure".split()
+        f"lipcert/rules/{name}.py": (LOWERED, OPERATIONS)
+        for name in "arithmetic convolution linear pooling refused resampling structure".split()
     },
 }
 """The selections that are tried on automatic mutants, in this order, until one fails."""

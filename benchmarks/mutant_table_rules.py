@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from benchmarks.mutant_table import RULES, Mutant, of
+from benchmarks.mutant_table import LAWS, RULES, Mutant, of
 
 SLOPES = f"{RULES} -k 'slope or activation or outward or batch_norm or reciprocal or prelu or replayed'"
 MOVES = f"{RULES} -k 'replayed or gains or rule_itself'"
 REFUSED = f"{RULES} -k 'refused or rule_itself'"
+INTEGERS = f"{LAWS} -k 'says_itself'"
 WORDS = "steepest or into_this or residual or mixed or missing or too_large or rational or paths"
 COMPOSE = f"tests/test_certifiers.py -k '{WORDS}'"
 
@@ -59,7 +60,13 @@ MUTANTS: list[Mutant] = [
             "infinite constants pass",
             "the node that is recorded refuses them, too",
         ),
-        ("tensor.long().abs() > 2**53", "tensor.long().abs() > 2**62", "integers beyond 2^53 pass"),
+    ),
+    *of(
+        "rules/arithmetic.py",
+        INTEGERS,
+        ("(tensor.long().abs() > 2**53) | ", "", "integers pass that round to 2^53"),
+        (" | (tensor.double().abs() > 2**53)", "", "unsigned integers beyond 2^63 pass"),
+        (" and not constant.is_complex()", "", "imaginary parts are dropped"),
     ),
     *of(
         "rules/convolution.py",
@@ -168,6 +175,11 @@ MUTANTS: list[Mutant] = [
         ("{left: 1 - weight, right: weight}", "{left: weight, right: 1 - weight}", "neighbours change places"),
         ("Fraction(i * (size - 1), target - 1) if", "Fraction(i * size, target) if", "corners are not aligned"),
         ("scale <= 0 or scale.denominator > 2**10", "scale <= 0", "factors that torch rounds pass"),
+    ),
+    *of(
+        "rules/resampling.py",
+        f"{LAWS} -k 'values_of_torch and resampling'",
+        ("if recompute or n == m else", "if recompute else", "what keeps its size is interpolated"),
     ),
     *of(
         "rules/structure.py",

@@ -63,9 +63,11 @@ def aligned(x: Value, constant: Any) -> tuple[Value, Tensor]:
 
 def as_exact(constant: Any, x: Value) -> Tensor:
     """A number or tensor in float64, if that holds it exactly."""
-    tensor = constant if isinstance(constant, Tensor) else _as_tensor(constant, x)
+    real = isinstance(constant, Tensor) and not constant.is_complex()
+    tensor = constant if real else _as_tensor(constant, x)
     if not tensor.is_floating_point():
-        if bool((tensor.long().abs() > 2**53).any()):
+        # In int64 large unsigned integers are small negative ones; in float64 they are not.
+        if bool(((tensor.long().abs() > 2**53) | (tensor.double().abs() > 2**53)).any()):
             raise UnsupportedOperation(f"`{x.path}` uses integers beyond 2**53.", path=x.path)
         tensor = tensor.double()
     require_finite(x.path, tensor)

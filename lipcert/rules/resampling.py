@@ -114,7 +114,10 @@ def _target(
             path=x.path,
         )
     sizes = [math.floor(n * scale) for n, scale in zip(sources, scales, strict=True)]
-    steps = [Fraction(n, m) if recompute else 1 / scale for n, m, scale in zip(sources, sizes, scales, strict=True)]
+    # What keeps its size is copied, whatever the factor.
+    steps = [
+        Fraction(n, m) if recompute or n == m else 1 / scale for n, m, scale in zip(sources, sizes, scales, strict=True)
+    ]
     return sizes, steps
 
 
