@@ -295,7 +295,8 @@ def _store(arrays: Arrays, key: str, tensor: Tensor) -> str:
         short = array.astype(np.float32)
     if array.dtype == np.float64 and np.array_equal(short.astype(np.float64), array):
         array = short
-    arrays[key] = np.ascontiguousarray(array)
+    whole = np.ascontiguousarray(array)  # a number becomes a list of one; an index has the shape of what it gives
+    arrays[key] = whole.reshape(array.shape) if whole.dtype == np.int64 else whole
     return key
 
 

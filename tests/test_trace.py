@@ -273,3 +273,19 @@ def test_weights_from_a_rule_that_are_not_finite_are_refused(rules: None):
     lowers(Mine)(lambda module, x: affine(x, Dense(torch.full((2, 2), torch.nan), x.shape)))
     with pytest.raises(NotFinite, match="4 of 4"):
         trace(nn.Sequential(Mine()), (2,))
+
+
+def test_a_model_that_gives_one_number_is_certified_and_checked():
+    conv = nn.Conv1d(2, 3, 3, padding=1)
+    model = nn.Sequential(conv, Of(lambda x: x[:, 1, 2]))
+    graph = trace(model, (2, 5))
+    assert graph.output.shape == ()
+    certificate = lipcert.certify(model, (2, 5))
+    norm = float(conv.weight[1].detach().double().norm())
+    assert norm <= certificate.bound <= norm * (1 + 1e-8)
+    assert lipcert.check(certificate, graph).bound == certificate.bound
+
+
+def test_values_of_unlike_numbers_of_dimensions_do_not_join():
+    with pytest.raises(InvalidInput, match=r"joins shapes \[\(2, 5\), \(2,\)\] along -1"):
+        trace(Of(lambda x: torch.cat([x, x.mean(2)], -1)), (2, 5))

@@ -216,7 +216,7 @@ def cat(tensors: Sequence[Value], dim: int = 0) -> Value:
     """Values side by side."""
     values = _all_values(tensors)
     axis = dimension(values[0], dim)
-    rests = {(*value.shape[:axis], *value.shape[axis + 1 :]) for value in values}
+    rests = {(len(value.shape), *value.shape[:axis], *value.shape[axis + 1 :]) for value in values}
     if len(rests) > 1:
         raise InvalidInput(f"`{values[0].path}` joins shapes {[value.shape for value in values]} along {dim}.")
     return concat(values, axis)
