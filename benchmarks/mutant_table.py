@@ -282,7 +282,7 @@ MUTANTS: list[Mutant] = [
         ),
         ("return float(add_up(best, gram_error(taps)))", "return float(best)", "the Gram matrix's rounding is dropped"),
         (
-            "best, shift = max(best, proof.bound), proof.shift",
+            "best, shift = float(np.maximum(best, proof.bound)), proof.shift",
             "best, shift = proof.bound, proof.shift",
             "the last frequencies speak for all",
         ),

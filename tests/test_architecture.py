@@ -193,3 +193,9 @@ def test_the_checker_of_domains_runs_as_a_file_without_lipcert_or_torch(tmp_path
     )
     assert (run.returncode, run.stderr) == (2, "")
     assert run.stdout.startswith("usage: ")
+
+
+def test_every_mutant_by_hand_changes_a_place_that_is_there_once():
+    from benchmarks.mutants import EVERY
+
+    assert [mutant for mutant in EVERY if (ROOT / mutant.file).read_text().count(mutant.old) != 1] == []
