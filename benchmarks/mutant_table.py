@@ -56,7 +56,8 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "lipcert/kernel/roots.py": (*first(KERNEL_LAWS, "roots"), KERNEL, OPNORM),
     "lipcert/kernel/angles.py": (f"{KERNEL_LAWS}/test_roots.py", "tests/test_sorting.py -k 'cosine or direction'"),
     "lipcert/kernel/blockwise.py": (
-        *(f"{KERNEL_LAWS}/test_blockwise.py", BLOCKWISE),
+        f"{KERNEL_LAWS}/test_blockwise.py",
+        BLOCKWISE,
         "tests/test_lipsdp.py -k 'bounds or proof or prove'",
     ),
     "lipcert/kernel/single.py": (*first(KERNEL_LAWS, "single"), SINGLE),
@@ -78,7 +79,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "proving a part from its multipliers": (*first(CHECK_LAWS, "parts", "signals", "groups"), PARTS, GROUPS),
     "the same on a torus, frequency by frequency": (
         *first(CHECK_LAWS, *"torus kernels grids waves heads integers".split()),
-        *(CHECK, TORUS),
+        CHECK,
+        TORUS,
     ),
     "maps as matrices, by index": (*first(CHECK_LAWS, "matrices"), CHECK, TORUS),
     "what the other nodes do to distances: two tables": (*first(CHECK_LAWS, "tables"), CHECK, CLAIMS, GROUPS),

@@ -176,9 +176,6 @@ def composed(matrices: list[Any]) -> Any:
     return total
 
 
-# Waves: what they read is compared with what the kernel says at single positions, in integers.
-
-
 def told(wave: Any, z: Mapping[str, Any], torus: Place) -> Any:
     """What a wave reads of variables at every coarse position of a torus."""
     y = np.zeros((wave.rows, *torus), dtype=object)

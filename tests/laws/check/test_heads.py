@@ -30,8 +30,6 @@ from tests.laws.check.built import (
     whole,
 )
 
-# ----------------------------------------------------------------------------------------------------------- on a torus
-
 
 def test_a_dense_head_reads_every_position_through_its_phase():
     shape, phases = (2, 4, 6), (2, 3)
@@ -58,12 +56,6 @@ def test_a_dense_head_reads_every_position_through_its_phase():
     for (i, j), found in still.taps[""].items():
         for channel, p, q in itertools.product(range(2), range(2), range(3)):
             assert found[channel * 24 + (2 * i + p) * 6 + 3 * j + q, channel * 6 + p * 3 + q] == 1
-
-
-# ------------------------------------------------------------------------------------------------------------ the torus
-
-
-# The output of a trunk with a head.
 
 
 def test_a_head_reads_the_whole_image_at_once():

@@ -7,7 +7,7 @@ import numpy as np
 
 from lipcert.kernel import blockwise
 from lipcert.kernel.rounding import round_up, sum_of_squares_up
-from tests.laws.kernel.exact import RNG, Array, U, above, higham, integers, root_above
+from tests.laws.kernel.exact import RNG, Array, U, above, exactly, higham, integers, root_above
 
 ORDER = ["a", "b", "c"]
 WIDTHS = {"a": 2, "b": 3, "c": 4}
@@ -85,11 +85,11 @@ def test_every_product_of_block_rows_counts_as_often_as_it_rounds(monkeypatch):
 
 
 def test_the_last_subtraction_of_a_block_is_paid_for(monkeypatch):
-    def exactly(terms: Array, axis: tuple[int, ...]) -> Array:
+    def rounded_once(terms: Array, axis: tuple[int, ...]) -> Array:
         return np.vectorize(round_up, otypes=[float])((exactly(terms) ** 2).sum(axis=axis))
 
     monkeypatch.setattr(blockwise, "_factor", lambda H, order: [{"a": np.zeros((1, 1))}])
-    for counted in (sum_of_squares_up, exactly):
+    for counted in (sum_of_squares_up, rounded_once):
         monkeypatch.setattr(blockwise, "sum_of_squares_up", counted)
         assert root_above(blockwise.blockwise_defect({("a", "a"): np.ones((1, 1))}, ["a"]), (1 + U) ** 2, 1e-14)
 

@@ -9,7 +9,7 @@ import pytest
 from lipcert.kernel import psd, single
 from lipcert.kernel.backend import Backend
 from lipcert.kernel.rounding import round_up, sum_of_squares_up
-from tests.laws.kernel.exact import RNG, Array, U, above, frac, higham, root_above, stacks, whole
+from tests.laws.kernel.exact import RNG, Array, U, above, exactly, frac, higham, root_above, stacks, whole
 
 
 def test_the_magnitude_adds_what_the_parts_are_without_sign():
@@ -107,11 +107,11 @@ def test_squares_that_underflow_count_in_norms():
 
 
 def test_the_residuals_own_rounding_is_in_its_norm(monkeypatch):
-    def exactly(terms: Array, axis: tuple[int, ...]) -> Array:
+    def rounded_once(terms: Array, axis: tuple[int, ...]) -> Array:
         return np.vectorize(round_up, otypes=[float])((exactly(terms) ** 2).sum(axis=axis))
 
     real, complex_ = stacks(5, 2, 3, 4)
-    for counted in (sum_of_squares_up, exactly):
+    for counted in (sum_of_squares_up, rounded_once):
         monkeypatch.setattr(psd, "sum_of_squares_up", counted)
         for stack in (real, complex_, (np.ones((2, 1, 1)),)):
             found = psd.residual_norm(stack)
