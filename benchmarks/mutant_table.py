@@ -25,17 +25,22 @@ def of(file: str, tests: str, *changes: tuple[str, str, str] | tuple[str, str, s
     return [Mutant(f"lipcert/{file}", old, new, tests, why, *rest) for old, new, why, *rest in changes]
 
 
+KERNEL_LAWS, CHECK_LAWS, RULE_LAWS = (f"tests/laws/{folder}" for folder in ("kernel", "check", "rules"))
+
+
+def first(folder: str, *names: str) -> tuple[str, str]:
+    """The files that mirror what is broken; then the others of their folder, which may meet it too."""
+    files = [f"{folder}/test_{name}.py" for name in names]
+    return " ".join(files), " ".join([folder, *(f"--ignore={file}" for file in files)])
+
+
 KERNEL = "tests/test_kernel.py"
-STEPS = "tests/test_kernel_steps.py"
 SCALARS = f"{KERNEL} -k 'scalar or round_up or scaling or sums_round or squares or simple_norms or gamma or finite'"
 DENSE = f"{KERNEL} -k 'nasty or lying or every_term or simple_norms or finite or blocks or last_scaling'"
 FOURIER = f"{KERNEL} -k 'lying or every_term or symbol or torus or grid or difference or chunks or ceiling'"
 DEFECT = f"{KERNEL} -k 'defect or stack or imaginary or non_negative or lying'"
 BLOCKWISE = "tests/test_lipsdp.py -k 'defect or factor or neither_proof'"
 SINGLE = "tests/test_single.py"
-LAWS = "tests/test_kernel_laws.py"
-LOWERED = "tests/test_rule_laws.py tests/test_rule_slopes.py"
-GAINS = "tests/test_rule_slopes.py tests/test_rule_laws.py"
 RULES = "tests/test_rules.py"
 OPERATIONS = f"{RULES} -k 'replayed or gains or refused or rule_itself'"
 OPNORM = "tests/test_opnorm.py"
@@ -43,32 +48,44 @@ PARTS = "tests/test_lipsdp.py -k 'tampered or passed or neither_proof or loose o
 GROUPS = "tests/test_sorting.py -k 'checker or neither or certificate_is or changed or groups or angles or loosely_as'"
 TORUS = "tests/test_torus.py -k 'claim_of_any or tampered or same_matrices or flatter or prices or every_frequency'"
 COVERED_BY: dict[str, tuple[str, ...]] = {
-    "lipcert/kernel/rounding.py": (LAWS, SCALARS, KERNEL),
-    "lipcert/kernel/dense.py": (STEPS, DENSE, KERNEL),
-    "lipcert/kernel/psd.py": (LAWS, DEFECT, KERNEL),
-    **{f"lipcert/kernel/{name}.py": (STEPS, KERNEL, OPNORM) for name in "roots backend fourier".split()},
-    "lipcert/kernel/angles.py": (STEPS, "tests/test_sorting.py -k 'cosine or direction'"),
-    "lipcert/kernel/blockwise.py": (LAWS, BLOCKWISE, "tests/test_lipsdp.py -k 'bounds or proof or prove'"),
-    "lipcert/kernel/single.py": (LAWS, SINGLE),
-    **{f"lipcert/rules/{n}.py": (GAINS, OPERATIONS) for n in "activations bounded nonlinear normalisation".split()},
+    "lipcert/kernel/rounding.py": (*first(KERNEL_LAWS, "rounding"), SCALARS, KERNEL),
+    "lipcert/kernel/dense.py": (f"{KERNEL_LAWS}/test_dense.py", DENSE, KERNEL),
+    "lipcert/kernel/psd.py": (*first(KERNEL_LAWS, "psd"), DEFECT, KERNEL),
+    "lipcert/kernel/backend.py": (*first(KERNEL_LAWS, "fourier", "dense"), KERNEL, OPNORM),
+    "lipcert/kernel/fourier.py": (*first(KERNEL_LAWS, "fourier"), KERNEL, OPNORM),
+    "lipcert/kernel/roots.py": (*first(KERNEL_LAWS, "roots"), KERNEL, OPNORM),
+    "lipcert/kernel/angles.py": (f"{KERNEL_LAWS}/test_roots.py", "tests/test_sorting.py -k 'cosine or direction'"),
+    "lipcert/kernel/blockwise.py": (
+        f"{KERNEL_LAWS}/test_blockwise.py",
+        BLOCKWISE,
+        "tests/test_lipsdp.py -k 'bounds or proof or prove'",
+    ),
+    "lipcert/kernel/single.py": (*first(KERNEL_LAWS, "single"), SINGLE),
     **{
-        f"lipcert/rules/{name}.py": (LOWERED, OPERATIONS)
+        f"lipcert/rules/{name}.py": (*first(RULE_LAWS, "slopes"), OPERATIONS)
+        for name in "activations bounded nonlinear normalisation".split()
+    },
+    **{
+        f"lipcert/rules/{name}.py": (*first(RULE_LAWS, "maps"), OPERATIONS)
         for name in "arithmetic convolution linear pooling refused resampling structure".split()
     },
 }
 """The selections that are tried on automatic mutants, in this order, until one fails."""
 
 CHECK, CLAIMS = "tests/test_check.py", "tests/test_check_refusals.py"
-VERDICTS, READING = "tests/test_check_laws.py", "tests/test_check_reading.py"
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "the verdict": (VERDICTS, CLAIMS, CHECK, PARTS),
-    "proving a gain from the weights": (VERDICTS, CHECK, CLAIMS),
-    "proving a part from its multipliers": (VERDICTS, PARTS, GROUPS),
-    "the same on a torus, frequency by frequency": (VERDICTS, READING, CHECK, TORUS),
-    "maps as matrices, by index": (READING, CHECK, TORUS),
-    "what the other nodes do to distances: two tables": (READING, CHECK, CLAIMS, GROUPS),
-    "reading the network": (READING, CLAIMS, CHECK, GROUPS, TORUS),
-    "reading files, field for field": (READING, CLAIMS, CHECK),
+    "the verdict": (*first(CHECK_LAWS, "verdict"), CLAIMS, CHECK, PARTS),
+    "proving a gain from the weights": (*first(CHECK_LAWS, "gains"), CHECK, CLAIMS),
+    "proving a part from its multipliers": (*first(CHECK_LAWS, "parts", "signals", "groups"), PARTS, GROUPS),
+    "the same on a torus, frequency by frequency": (
+        *first(CHECK_LAWS, *"torus kernels grids waves heads integers".split()),
+        CHECK,
+        TORUS,
+    ),
+    "maps as matrices, by index": (*first(CHECK_LAWS, "matrices"), CHECK, TORUS),
+    "what the other nodes do to distances: two tables": (*first(CHECK_LAWS, "tables"), CHECK, CLAIMS, GROUPS),
+    "reading the network": (*first(CHECK_LAWS, "network", "maps"), CLAIMS, CHECK, GROUPS, TORUS),
+    "reading files, field for field": (*first(CHECK_LAWS, "files"), CLAIMS, CHECK),
 }
 """Likewise for the sections of the checker."""
 
@@ -391,7 +408,7 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "kernel/blockwise.py",
-        LAWS,
+        f"{KERNEL_LAWS}/test_blockwise.py",
         ("1.0 + 2.0 * gamma(most))", "1.0 + 2.0**-51)", "beside a large residual many subtractions count as one"),
     ),
 ]

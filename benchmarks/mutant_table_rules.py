@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from benchmarks.mutant_table import LAWS, RULES, Mutant, of
+from benchmarks.mutant_table import RULE_LAWS, RULES, Mutant, of
 
 SLOPES = f"{RULES} -k 'slope or activation or outward or batch_norm or reciprocal or prelu or replayed'"
 MOVES = f"{RULES} -k 'replayed or gains or rule_itself'"
 REFUSED = f"{RULES} -k 'refused or rule_itself'"
-INTEGERS = f"{LAWS} -k 'says_itself'"
+INTEGERS = f"{RULE_LAWS}/test_maps.py -k 'says_itself'"
 WORDS = "steepest or into_this or residual or mixed or missing or too_large or rational or paths"
 COMPOSE = f"tests/test_certifiers.py -k '{WORDS}'"
 
@@ -178,7 +178,7 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "rules/resampling.py",
-        f"{LAWS} -k 'values_of_torch and resampling'",
+        f"{RULE_LAWS}/test_maps.py -k 'values_of_torch and resampling'",
         ("if recompute or n == m else", "if recompute else", "what keeps its size is interpolated"),
     ),
     *of(

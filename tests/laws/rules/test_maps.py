@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lipcert.domain import Box
-from lipcert.errors import InvalidInput, LipcertError, NotFinite, NotLipschitz, UnsupportedOperation
+from lipcert.errors import InvalidInput, NotFinite, NotLipschitz, UnsupportedOperation
 from lipcert.graph import Activation, Affine, Opaque
 from lipcert.linear import Reshape
 from lipcert.lowering import BATCH
@@ -23,7 +23,20 @@ from lipcert.nn import FullSort, GroupSort, MaxMin
 from lipcert.rules.convolution import convolve, transpose_convolve
 from lipcert.rules.pooling import adaptive_average_pool, adaptive_max_pool, factor
 from lipcert.rules.resampling import _row
-from tests.lowered import BATCHED, Program, changed, filled, integers, once, recorded, require_same, ruled, run, value
+from tests.laws.rules.lowered import (
+    BATCHED,
+    Program,
+    changed,
+    filled,
+    integers,
+    once,
+    recorded,
+    refuse,
+    require_same,
+    ruled,
+    run,
+    value,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning"),
@@ -31,15 +44,10 @@ pytestmark = [
 
 W = integers
 Case = tuple[Program, tuple[int, ...]]
-Refusal = tuple[Program, tuple[int, ...], type[LipcertError], str]
 
 
 def case(target: Any, shape: tuple[int, ...], *arguments: Any, **options: Any) -> Case:
     return once(target, *arguments, **options), shape
-
-
-def refuse(error: type[LipcertError], reason: str, target: Any, shape: Any, *arguments: Any, **options: Any) -> Refusal:
-    return once(target, *arguments, **options), shape, error, reason
 
 
 ARITHMETIC = [

@@ -12,11 +12,15 @@ from torch import Tensor, nn
 
 from lipcert.check import read_network
 from lipcert.domain import Domain, WholeSpace
+from lipcert.errors import LipcertError
 from lipcert.graph import Affine, Graph
 from lipcert.lowering import Recorder, Value, lower, source
 
 Program = Callable[[Callable[..., Any], Any], Any]
 """Operations on ``x``, all applied by the first argument: `ruled` to a value, `run` to a tensor."""
+
+Refusal = tuple[Program, tuple[int, ...], type[LipcertError], str]
+"""A program, the shape that it is given, and the error and the reason with which a rule refuses it."""
 
 EVERYWHERE = WholeSpace()
 BATCHED = 7  # samples; no other size in the tables, so that none passes for the batch
@@ -45,6 +49,10 @@ def run(target: Any, *arguments: Any, **options: Any) -> Any:
 def once(target: Any, *arguments: Any, **options: Any) -> Program:
     """One operation, its first argument being ``x``."""
     return lambda do, x: do(target, x, *arguments, **options)
+
+
+def refuse(error: type[LipcertError], reason: str, target: Any, shape: Any, *arguments: Any, **options: Any) -> Refusal:
+    return once(target, *arguments, **options), shape, error, reason
 
 
 def recorded(program: Program, *shape: int, domain: Domain = EVERYWHERE) -> Graph:

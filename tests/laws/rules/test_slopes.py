@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lipcert.domain import Box
-from lipcert.errors import InvalidInput, LipcertError, NotFinite, NotLipschitz, UnsupportedOperation
+from lipcert.errors import InvalidInput, NotFinite, NotLipschitz, UnsupportedOperation
 from lipcert.graph import Activation, Opaque
 from lipcert.nn import FullSort, GroupSort, Householder, MaxMin
 from lipcert.norms import L1, L2, LINF
@@ -23,17 +23,24 @@ from lipcert.rules.arithmetic import EPSILON, reciprocal_outward
 from lipcert.rules.nonlinear import ROOT_TWO
 from lipcert.rules.normalisation import scale_outward
 from lipcert.rules.pooling import max_windows
-from tests.lowered import BATCHED, Program, changed, filled, integers, once, recorded, require_same, value
+from tests.laws.rules.lowered import (
+    BATCHED,
+    Program,
+    Refusal,
+    changed,
+    filled,
+    integers,
+    once,
+    recorded,
+    refuse,
+    require_same,
+    value,
+)
 
 W = integers
 ONE = Fraction(1)
 NAN, INFINITY = float("nan"), float("inf")
 UNSUPPORTED, INVALID = UnsupportedOperation, InvalidInput
-Refusal = tuple[Program, tuple[int, ...], type[LipcertError], str]
-
-
-def refuse(error: type[LipcertError], reason: str, target: Any, shape: Any, *arguments: Any, **options: Any) -> Refusal:
-    return once(target, *arguments, **options), shape, error, reason
 
 
 # ------------------------------------------------------------------------------------------------- activations
