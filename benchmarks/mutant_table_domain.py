@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.mutant_table import Mutant, of
 
-DOMAIN = "tests/test_check_domain.py"
+DOMAIN = "tests/laws/check_domain tests/test_check_domain.py"
 
 MUTANTS: list[Mutant] = [
     *of(
