@@ -242,12 +242,13 @@ def judged(kind: str, task: Task, steps: int, seed: int) -> dict[str, Any]:
     pairs = lipcert.margins(graph, Product())
     counted = certified_accuracy(graph, pairs, *task.test, task.reported)
     batches = survivors(graph, task, counted)
+    proved, survived, _ = (sum(counts) / min(ATTACKED, counted.total) for counts in zip(*batches, strict=True))
     row = {
         "clean": counted.clean,
         "certified": dict(zip(counted.eps, counted.rates, strict=True)),
         "batches": batches,
-        "attacked": sum(survived for _, survived, _ in batches) / min(ATTACKED, counted.total),
-        "proved of attacked": sum(certified for certified, _, _ in batches) / min(ATTACKED, counted.total),
+        "attacked": survived,
+        "proved of attacked": proved,
         "constant": float(pairs.constants.max()),
         "radii": torch.where(counted.decisions.classes == task.test[1], counted.decisions.radii, 0.0),
     }

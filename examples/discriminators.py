@@ -37,6 +37,7 @@ from torch.nn.utils.parametrizations import spectral_norm as torch_spectral_norm
 
 import lipcert
 from lipcert.certifiers import Product
+from lipcert.freeze import sizes_read
 from lipcert.monitor import Monitor
 from lipcert.parametrizations import spectral_norm
 from lipcert.report import format_down, format_up
@@ -201,17 +202,9 @@ def real(size: Size) -> Tensor:
 
 def input_sizes(model: nn.Module, x: Tensor) -> dict[str, tuple[int, ...]]:
     """What every convolution reads, by path."""
-    sizes: dict[str, tuple[int, ...]] = {}
-    paths = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Conv1d | nn.Conv2d)]
-
-    def listen(path: str) -> Callable[..., None]:
-        return lambda module, given: sizes.setdefault(path, tuple(given[0].shape[2:])) and None
-
-    handles = [module.register_forward_pre_hook(listen(path)) for path, module in paths]
-    model(x)
-    for handle in handles:
-        handle.remove()
-    return sizes
+    paths = {path: module for path, module in model.named_modules() if isinstance(module, nn.Conv1d | nn.Conv2d)}
+    sizes = sizes_read(paths.values(), lambda: model(x))
+    return {path: sizes[module] for path, module in paths.items()}
 
 
 def wide(model: nn.Module) -> set[str]:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -166,6 +167,14 @@ def shapes_read(modules: Iterable[nn.Module], run: Callable[[], object]) -> dict
         for hook in hooks:
             hook.remove()
     return seen
+
+
+def sizes_read(convolutions: Iterable[_ConvNd], run: Callable[[], object]) -> dict[nn.Module, tuple[int, ...]]:
+    """The spatial size of what each of these reads that reads one size only; see `shapes_read`."""
+    kept = list(convolutions)
+    seen = shapes_read(kept, run)
+    sizes = {module: {shape[-len(module.kernel_size) :] for shape in seen[module]} for module in kept}
+    return {module: found.pop() for module, found in sizes.items() if len(found) == 1}
 
 
 def _own(module: nn.Module) -> list[tuple[str, Any]]:

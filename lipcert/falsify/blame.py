@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from lipcert.freeze import evaluation_copy, shapes_read
+from lipcert.freeze import evaluation_copy, sizes_read
 from lipcert.graph import Affine, Graph, Opaque
 from lipcert.linear import Shape
 from lipcert.monitor import observe
@@ -46,6 +46,5 @@ def _sizes(model: nn.Module, shape: Shape) -> dict[str, Shape]:
     paths = {path or "model": module for path, module in model.named_modules() if isinstance(module, _ConvNd)}
     parameter = next(iter(model.parameters()), torch.zeros(()))
     x = torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device)
-    seen = shapes_read(paths.values(), lambda: model(x))
-    sizes = {path: {shape[-len(module.kernel_size) :] for shape in seen[module]} for path, module in paths.items()}
-    return {path: found.pop() for path, found in sizes.items() if len(found) == 1}
+    sizes = sizes_read(paths.values(), lambda: model(x))
+    return {path: sizes[module] for path, module in paths.items() if module in sizes}

@@ -14,7 +14,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm as Hooked
 from torch.nn.utils.spectral_norm import remove_spectral_norm
 
 from lipcert.errors import InvalidInput, LipcertError
-from lipcert.freeze import shapes_read
+from lipcert.freeze import sizes_read
 from lipcert.parametrizations.operators import operator_of
 from lipcert.parametrizations.options import Deployed, Everywhere
 from lipcert.parametrizations.orthogonal import orthogonal
@@ -161,9 +161,7 @@ def _sizes_seen(model: nn.Module, inputs: Tensor | tuple[Any, ...]) -> dict[nn.M
     modes = {module: module.training for module in model.modules()}
     convolutions = [module for module in model.modules() if isinstance(module, _ConvNd)]
     try:
-        seen = shapes_read(convolutions, lambda: model.eval()(*given))
+        return sizes_read(convolutions, lambda: model.eval()(*given))
     finally:
         for module, mode in modes.items():
             module.training = mode
-    sizes = {module: {shape[-len(module.kernel_size) :] for shape in seen[module]} for module in convolutions}
-    return {module: found.pop() for module, found in sizes.items() if len(found) == 1}
