@@ -267,5 +267,13 @@ MUTANTS: list[Mutant] = [
         ),
         ("    if len(ends) < len(read):\n        return None\n", "", "unknown branches are left out"),
         ("_filled(node.shape, Fraction(0)), most)", "most, most)", "norms are at their largest"),
+        ("_along(back, node, Fraction(1, 2))", "_along(back, node, Fraction(1, 4))", "a quarter of sums and moduli"),
+        ("back[first if node.consecutive else second, second]", "back[second, second]", "ascending is descending"),
+        ("weight[second] = Fraction(-1)", "weight[second] = Fraction(1)", "differences keep their signs"),
+        ("ends = (weight, np.full_like(weight, Fraction(1)))", "ends = (abs(weight),) * 2", "moduli never fall"),
+        ("there[second, second] = -1", "there[second, second] = 1", "sums in place of differences"),
+        ("steps = 1 if node.members == 2 else node.members", "steps = 1", "one step sorts all"),
+        ("if new.name in network and new.name != node.name:", "if False:", "names of parts of sorts"),
+        ("step % 2 : -1 : 2", "0 : -1 : 2", "the odd pairs only"),
     ),
 ]

@@ -7,8 +7,9 @@ A certificate may be about the inputs of a box or an l2 ball only: for all x and
 order of the graph, each from the domain and the ranges before it, in two ways: by intervals, forward, and by linear
 functions of the input, found backward (Zhang et al. 2018). What a node does to a difference of two of its values in
 such a range is then known more closely than everywhere: an elementwise function has the slopes that occur there, a
-product of two values is a sum of two factors. With every nonlinear node replaced by that, ``check`` proves the evidence
-about the network that is left. A certificate about all inputs goes to ``check`` as it is.
+product of two values is a sum of two factors, and two numbers whose order is the same in the whole range are sorted by
+a permutation. With every nonlinear node replaced by that, ``check`` proves the evidence about the network that is left.
+A certificate about all inputs goes to ``check`` as it is.
 
 Every decision compares integers or fractions; floating point appears as a hint that may be wrong. Where numbers are
 rounded to keep them short, they are rounded outward. What is believed: check.py, what it believes, and this file.
@@ -19,7 +20,7 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -167,6 +168,7 @@ def verify_domain(certificate_text: str, document: dict[str, Any], arrays: Mappi
         network = identified(claim, graph, dict(arrays))
         domain = read_domain(claim["domain"], next(iter(network.values())).shape)
         known = read_functions(graph, network, dict(arrays))
+        network, known = compared(network, known, claim["ranges"])
         proof = prove_ranges(Proof(network, known, domain), read_ranges(claim["ranges"], network))
         left = restricted(proof)
         local = {name for name in left if name in proof.proven or name not in network}
@@ -271,6 +273,60 @@ def read_functions(document: Any, network: Network, arrays: dict[str, np.ndarray
         else:
             found[entry["name"]] = Known()
     return found
+
+
+def compared(network: Network, known: dict[str, Known], named: Collection[str]) -> tuple[Network, dict[str, Known]]:
+    """The same function, in which sorts are written as steps of comparing neighbours where a range names the first.
+
+    ``max(a, b) = (s + |d|) / 2`` and ``min(a, b) = (s - |d|) / 2`` for ``s = a + b`` and ``d = a - b``. Groups of n are
+    sorted when the even pairs and the odd pairs of neighbours were compared n times in turn (Habermann 1972).
+    """
+    found: Network = {}
+    about = {}
+    for node in network.values():
+        if known[node.name].function != "sort" or f"{node.name}/0/moduli" not in named:
+            found[node.name], about[node.name] = node, known[node.name]
+            continue
+        steps = 1 if node.members == 2 else node.members
+        names = [*(f"{node.name}/{step}" for step in range(steps - 1)), node.name]
+        source = node.sources[0]
+        for step, name in enumerate(names):
+            for new, what in _comparators(node, step, source, name):
+                if new.name in network and new.name != node.name:
+                    raise Malformed(f"a node is called {new.name}, as is a part of {node.name}")
+                found[new.name], about[new.name] = new, what
+            source = name
+    return found, about
+
+
+def _comparators(node: Node, step: int, source: str, name: str) -> Iterator[tuple[Node, Known]]:
+    """Sums where the first of two neighbours is and differences where the second one is; moduli of these; and back."""
+    shape, size = node.shape, node.shape[node.dim]
+    order = np.arange(size).reshape((-1, node.members) if node.consecutive else (node.members, -1))
+    groups = order if node.consecutive else order.T
+    first, second = groups[:, step % 2 : -1 : 2].ravel(), groups[:, step % 2 + 1 :: 2].ravel()
+    there, back = np.eye(size, dtype=np.int64), 2 * np.eye(size, dtype=np.int64)
+    there[first, second] = there[second, first] = 1
+    there[second, second] = -1
+    back[first, first] = back[first, second] = back[second, first] = back[second, second] = 1
+    # In ascending order the second one is the larger one.
+    back[first if node.consecutive else second, second] = -1
+    weight = _filled((size,), Fraction(1))
+    weight[second] = Fraction(-1)  # the slope left of 0: sums stay as they are
+    weight = weight.reshape([size if dim == node.dim else 1 for dim in range(len(shape))])
+    differences, moduli = (f"{node.name}/{step}/{what}" for what in ("differences", "moduli"))
+    yield Node("affine", differences, shape, (source,), _along(there, node, Fraction(1))), Known()
+    ends = (weight, np.full_like(weight, Fraction(1)))
+    function = Known(None, "prelu", {"weight": weight})
+    yield Node("activation", moduli, shape, (differences,), None, Fraction(1), ends), function
+    yield Node("affine", name, shape, (moduli,), _along(back, node, Fraction(1, 2))), Known()
+
+
+def _along(X: np.ndarray, node: Node, unit: Fraction) -> Map:
+    """The map ``unit X`` of the dimension along which a node sorts."""
+    parts = [Map("reshape", (size,), (size,)) for size in node.shape]
+    parts[node.dim] = Map("dense", X.shape[1:], X.shape[:1], X, unit)
+    return Map("separable", node.shape, node.shape, None, unit, parts=tuple(parts))
 
 
 # ------------------------------------------------------------------------------------------ proving the ranges

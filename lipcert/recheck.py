@@ -66,9 +66,9 @@ def check_float64(certificate: Certificate, graph: Graph) -> Certificate:
         return check_everywhere(certificate, graph)
     if certificate.network != graph.digest():
         raise CheckFailed(f"the certificate is about the network {certificate.network}, this one is {graph.digest()}.")
-    ranges = stated_by(graph, certificate)
-    require_ranges(graph, certificate.domain, ranges)
-    left = restricted(graph, ranges)
+    form, ranges = stated_by(graph, certificate)
+    require_ranges(form, certificate.domain, ranges)
+    left = restricted(form, ranges)
     check_everywhere(replace(certificate, network=left.digest(), domain=WholeSpace(), ranges={}), left)
     return replace(certificate, validity=Validity.RIGOROUS)
 

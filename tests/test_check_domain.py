@@ -29,9 +29,9 @@ from lipcert.errors import CheckFailed
 from lipcert.graph import Activation, Affine, Concat, Graph, Input, Opaque
 from lipcert.linear import Conv, Dense, Diagonal, LinearMap, Selection, dense
 from lipcert.nn import GroupSort, Householder, MaxMin
-from lipcert.norms import L1, LINF
+from lipcert.norms import L1, L2, LINF
 from lipcert.recheck import check
-from lipcert.regions import Range, propagated, restricted
+from lipcert.regions import Range, compared, propagated, restricted
 from lipcert.regions.functions import TABLE as FLOATS
 from lipcert.storage import save_certificate
 from tests.maps import MAPS
@@ -115,6 +115,12 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "skip relu": (lambda: Skip(nn.ReLU()), (3,)),
     "conv": (conv, (1, 4, 4)),
     "maxmin": (lambda: nn.Sequential(nn.Linear(3, 4), MaxMin(), nn.Linear(4, 6), GroupSort(3), nn.ReLU()), (3,)),
+    "sorted pairs": (
+        lambda: nn.Sequential(
+            nn.Conv1d(2, 4, 2), MaxMin(), GroupSort(2, dim=-1), nn.Flatten(), nn.Linear(8, 2), nn.ReLU()
+        ),
+        (2, 3),
+    ),
     "gate": (Gate, (3,)),
     "attention": (Attention, (3, 2)),
     "reductions": (Reduced, (2, 3)),
@@ -124,7 +130,7 @@ DOMAINS: dict[str, Callable[[tuple[int, ...]], Domain]] = {
     "ball": lambda shape: L2Ball(torch.linspace(-0.5, 0.5, math.prod(shape)).reshape(shape), 0.25),
 }
 SOME = ["ball", pytest.param("box", marks=pytest.mark.slow)]
-PARTS = ["relu", "leaky", "tanh", "elu", "skip relu", "maxmin"]
+PARTS = ["relu", "leaky", "tanh", "elu", "skip relu", "maxmin", "sorted pairs"]
 
 
 @functools.cache
@@ -211,11 +217,14 @@ def test_a_certificate_about_all_inputs_goes_to_the_checker_as_it_is():
 
 
 def proven(graph: Graph, domain: Domain, claimed: dict[str, Range] | None = None) -> Proof:
+    """Of a network that sorts pairs, about the form that has moduli."""
     document, arrays = graph.document()
     document = json.loads(json.dumps(document))
     network = checker.read_network(document, arrays)
-    known = check_domain.read_functions(document, network, dict(arrays))
-    stated = propagated(graph, domain)[0] if claimed is None else claimed
+    stated = propagated(compared(graph), domain)[0] if claimed is None else claimed
+    network, known = check_domain.compared(
+        network, check_domain.read_functions(document, network, dict(arrays)), stated
+    )
     ranges = {
         name: [[x.hex() for x in end.flatten().tolist()] for end in (r.low, r.high)] for name, r in stated.items()
     }
@@ -241,7 +250,7 @@ def upper_bounds(proof: Proof, node: Node) -> tuple[np.ndarray, np.ndarray] | No
 def assert_values_are_inside(graph: Graph, domain: Domain, proof: Proof, room: float = 1e-9) -> int:
     """All values at points of the domain; returns how many nodes have linear bounds."""
     seen = 0
-    for name, value in graph.values(points(domain, graph.input.shape)).items():
+    for name, value in compared(graph).values(points(domain, graph.input.shape)).items():
         y, node = value.numpy(), proof.network[name]
         x = proof.found[name]
         found = [] if x is None else [(numbers(x.low), numbers(x.high))]
@@ -267,7 +276,7 @@ def test_of_a_single_point_the_values_are_proven_closely(name: str):
     graph = case(name, "box")[0]
     x = torch.randn(graph.input.shape, generator=torch.Generator().manual_seed(5)).double()
     proof = proven(graph, Box(x, x))
-    for key, value in graph.values(x[None]).items():
+    for key, value in compared(graph).values(x[None]).items():
         found, y = proof.found[key], value[0].numpy()
         if found is None:
             assert name == "relu6"  # behind a function that is not in the table
@@ -283,7 +292,7 @@ def test_of_a_single_point_the_values_are_proven_closely(name: str):
 def test_rounding_goes_outward_however_few_bits_are_kept(name: str, where: str, monkeypatch: pytest.MonkeyPatch):
     """Ranges, coefficients, slopes and values of few bits: what is rounded the wrong way shows."""
     graph, domain, _ = case(name, where)
-    stated, _ = propagated(graph, domain)
+    stated, _ = propagated(compared(graph), domain)
     wider = {key: Range(r.low - 0.4 - 0.5 * r.magnitude, r.high + 0.4 + 0.5 * r.magnitude) for key, r in stated.items()}
     before = proven(graph, domain, wider)
     for constant in ("BITS", "KEPT"):
@@ -508,7 +517,8 @@ def test_numbers_too_large_for_an_exponential_have_no_end():
 
 # ---------------------------------------------------------------------------------- the network that is left
 
-NAMED = ["relu", "steep leaky", "tanh", "elu", "relu6", "smooth", "conv", "maxmin", "gate", "attention", "reductions"]
+NAMED = ["relu", "steep leaky", "tanh", "elu", "relu6", "smooth", "conv", "maxmin", "sorted pairs"]
+NAMED += ["gate", "attention", "reductions"]
 
 
 @pytest.mark.parametrize("where", SOME)
@@ -517,7 +527,8 @@ def test_what_is_left_is_what_the_library_leaves(name: str, where: str):
     """Node for node: the same names, slopes inside the library's and hardly less, gains at most the library's."""
     graph, domain, _ = case(name, where)
     left = check_domain.restricted(proven(graph, domain))
-    theirs = restricted(graph, propagated(graph, domain)[0])
+    form = compared(graph)
+    theirs = restricted(form, propagated(form, domain)[0])
     assert [*left] == [node.name for node in theirs]
     for other in theirs:
         node = left[other.name]
@@ -526,6 +537,8 @@ def test_what_is_left_is_what_the_library_leaves(name: str, where: str):
             assert node.sources == (other.source,)
             assert node.map is not None
             assert not isinstance(other.map, Selection) or (node.map.tensor == other.map.index.numpy()).all()
+            X, unit = checker.product([node.map])
+            assert (numbers(X) * float(unit) == dense(other.map).numpy()).all()
         if isinstance(other, Activation):
             low, high = (end.expand(other.shape).numpy() for end in other.slope)
             least, most = (numbers(np.broadcast_to(end, node.shape)) for end in node.ends)
@@ -666,6 +679,14 @@ def test_a_node_may_not_be_called_as_what_stands_for_another(name: str):
     assert f"a node is called {name}" in refused(claim, *graph.document(), Malformed)
 
 
+@pytest.mark.parametrize("name", ["f/0/moduli", "f/0/differences", "f/1/moduli", "f/0", "f/1"])
+def test_a_node_may_not_be_called_as_a_part_of_a_sort(name: str):
+    about = {"dim": 0, "group": 3, "arrangement": "consecutive"}
+    graph = Graph((Input(name, (3,)), Opaque("f", name, (3,), "sort", about, {L2: 1.0}, never)))
+    claim = local_claim(graph, {"f/0/moduli": [[(-1.0).hex()] * 3, [(1.0).hex()] * 3]})
+    assert "as is a part of f" in refused(claim, *graph.document(), Malformed)
+
+
 # ------------------------------------------------------------------ layers of which some neurons have one slope only
 
 
@@ -759,10 +780,12 @@ def changed(ranges: dict[str, Any], name: str, side: int, entry: int, value: flo
 @pytest.mark.parametrize("where", SOME)
 @pytest.mark.parametrize("name", MODELS)
 def test_no_range_may_exclude_a_value_that_occurs(name: str, where: str):
-    graph, domain, certificate = case(name, where)
-    claim, document, arrays = given(name, where)
-    at = graph.values(points(domain, graph.input.shape))
-    nonlinear = [node for node in graph if isinstance(node, Activation | Opaque) and node.name in certificate.ranges]
+    by = "lipsdp" if name == "sorted pairs" else "product"  # about its form that has moduli
+    graph, domain, certificate = case(name, where, by)
+    claim, document, arrays = given(name, where, by)
+    form = compared(graph, certificate.ranges)
+    at = form.values(points(domain, graph.input.shape))
+    nonlinear = [node for node in form if isinstance(node, Activation | Opaque) and node.name in certificate.ranges]
     for node in nonlinear:
         for side, seen in ((0, at[node.source].amin(0)), (1, at[node.source].amax(0))):
             entry = len(seen.flatten()) // 2

@@ -250,9 +250,10 @@ def runs(steps: Sequence[Sequence[Node]], begin: int, end: int) -> Iterator[tupl
 
 
 def _worth(node: Node) -> bool:
-    """Whether a node has multipliers, or scales its entries differently."""
-    on_a_domain = isinstance(node, Activation) and node.function == ON_A_DOMAIN
-    return neurons(node) > 0 or (on_a_domain and not is_factor([node]))
+    """Whether a node has multipliers, or multiplies its entries by different numbers, be it by 1 and -1."""
+    if isinstance(node, Activation) and node.function == ON_A_DOMAIN and neurons(node) == 0:
+        return any(bool((end != end.flatten()[0]).any()) for end in node.slope)
+    return neurons(node) > 0
 
 
 def is_factor(step: Sequence[Node]) -> bool:

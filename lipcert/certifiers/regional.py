@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from lipcert.certificate import Certificate
 from lipcert.certifiers.auto import Auto
-from lipcert.certifiers.combine import Certifier, about_all
+from lipcert.certifiers.combine import Certifier, about_all, trusted_then_tight
 from lipcert.domain import Domain, WholeSpace
 from lipcert.graph import Graph
 from lipcert.norms import L2, Norms
-from lipcert.regions import propagated, restricted
+from lipcert.regions import compared, compares, propagated, restricted
 
 
 def certify_on(
@@ -24,7 +24,8 @@ def certify_on(
     What every node can be there is bounded first; activations keep the slopes that occur on what they read, and
     products, layer normalisation and other functions that have no constant on the whole space get one. The bound of
     the network that is left is then anyone's: neurons that stay on one side of their kink are linear, so that on a
-    small domain little is left to bound.
+    small domain little is left to bound. A network that sorts small groups is bounded twice, the second time with
+    members whose order is fixed as linear maps; the lower bound is kept.
 
     Args:
         graph: The network, traced with this domain.
@@ -46,8 +47,14 @@ def certify_on(
     """
     if isinstance(domain, WholeSpace):
         return about_all(by(graph, norms), by)
-    stated, _ = propagated(graph, domain)
-    found = about_all(by(restricted(graph, stated), norms), by)
+    forms = [graph, compared(graph)] if any(map(compares, graph)) else [graph]
+    return min((_certified(graph, form, domain, norms, by) for form in forms), key=trusted_then_tight)
+
+
+def _certified(graph: Graph, form: Graph, domain: Domain, norms: Norms, by: Certifier) -> Certificate:
+    """A certificate for a graph from the ranges that one of its forms has."""
+    stated, _ = propagated(form, domain)
+    found = about_all(by(restricted(compared(graph, stated), stated), norms), by)
     ranges = {
         name: (tuple(read.low.flatten().tolist()), tuple(read.high.flatten().tolist())) for name, read in stated.items()
     }

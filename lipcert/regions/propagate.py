@@ -20,6 +20,7 @@ from lipcert.domain import Domain, limits
 from lipcert.errors import CheckFailed
 from lipcert.graph import Activation, Add, Affine, Concat, Graph, Input, Node, Opaque
 from lipcert.regions.backward import WORK, backward, work
+from lipcert.regions.comparators import compared
 from lipcert.regions.functions import slopes, values_on
 from lipcert.regions.joint import joint_values
 from lipcert.regions.range import Range, added, mapped
@@ -68,8 +69,9 @@ def output_range(graph: Graph, domain: Domain, largest: int = WORK) -> Range:
         >>> bool(found.high.abs().max() < 1e-12)
         True
     """
-    stated, found = propagated(graph, domain, largest)
-    return _tightened(graph, domain, largest, graph.output.name, found, stated)
+    form = compared(graph)
+    stated, found = propagated(form, domain, largest)
+    return _tightened(form, domain, largest, form.output.name, found, stated)
 
 
 def _tightened(

@@ -13,6 +13,7 @@ import torch
 from lipcert.certificate import Certificate
 from lipcert.errors import CheckFailed, InvalidInput, NotLipschitz
 from lipcert.graph import ON_A_DOMAIN, Activation, Graph, Node, Opaque
+from lipcert.regions.comparators import compared
 from lipcert.regions.functions import LOCAL, TABLE, slopes
 from lipcert.regions.joint import replaced
 from lipcert.regions.range import Range
@@ -46,18 +47,19 @@ def remaining(graph: Graph, certificate: Certificate) -> Graph:
     Raises:
         CheckFailed: If the ranges are not of this network's nonlinear nodes.
     """
-    return graph if certificate.everywhere else restricted(graph, stated_by(graph, certificate))
+    return graph if certificate.everywhere else restricted(*stated_by(graph, certificate))
 
 
-def stated_by(graph: Graph, certificate: Certificate) -> dict[str, Range]:
-    """The ranges that a certificate states, in the shapes of a network's nodes.
+def stated_by(graph: Graph, certificate: Certificate) -> tuple[Graph, dict[str, Range]]:
+    """The form of a network that a certificate's ranges are of, and these ranges in the shapes of its nodes.
 
     Raises:
         CheckFailed: If they are not of this network's nonlinear nodes.
     """
+    graph = compared(graph, certificate.ranges)
     shapes = {node.name: graph[node.source].shape for node in graph if isinstance(node, Activation | Opaque)}
     try:
-        return {
+        return graph, {
             name: Range(*(torch.tensor(end, dtype=torch.float64).reshape(shapes[name]) for end in ends))
             for name, ends in certificate.ranges.items()
         }
