@@ -262,5 +262,11 @@ MUTANTS: list[Mutant] = [
             "conjugates count once",
         ),
         ("if any(size > n for size, n in zip(node.shape[1:], have, strict=True)):", "if False:", "images overlap"),
+        ("sum(r**-2 for r in tau) > 1", "sum(r**-2 for r in tau) > 2", "twice the sum to l1"),
+        ("[-(r**2) for r in tau]", "[-r for r in tau]", "squares to l1 are not squared"),
+        ("dtype=np.int64)[:, [k]], []", "dtype=np.int64)[:, [0]], []", "from l1 to l1 the first entry moves, always"),
+        ('"l1->l1": inputs}.get(norms, outputs)', '"l1->l1": 1}.get(norms, outputs)', "one row to l1"),
+        ("narrow(abs(X)[:, None] * size.astype", "narrow(X[:, None] * size.astype", "sizes with signs"),
+        ("narrow(abs(column) * size)", "narrow(column * size)", "sizes with signs, on a torus"),
     ),
 ]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lipcert.domain import Domain, WholeSpace, from_document, to_document
 from lipcert.errors import InvalidInput
-from lipcert.norms import L2, LINF, Norms
+from lipcert.norms import L1, L1_LINF, L2, L2_LINF, LINF, Norms
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,12 +53,14 @@ class Gains:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """What proves a bound of one entry of a part's output.
+    """What proves a bound of one entry of a part's output, or from one entry of its input.
 
     Attributes:
         multipliers: As for a `Block`.
         weights: In linf to linf, for every entry of the part's input a number ``tau >= 0``: the constraint holds with
-            ``sum tau_j dx_j^2`` in place of ``rho |dx|^2``, and their sum is at most ``value**2``.
+            ``sum tau_j dx_j^2`` in place of ``rho |dx|^2``, and their sum is at most ``value**2``. In l1 to l1, for
+            every entry of its output a number ``r > 0``: the constraint holds with ``sum (r_i dy_i)^2`` in place of
+            ``|dy|^2``, and the sum of all ``r**-2`` is at most 1.
     """
 
     multipliers: Mapping[str, tuple[float, ...]]
@@ -256,8 +258,8 @@ def _block(document: Any) -> Block:
     if set(document) == {*ends, "norms", "rows"}:
         norms, rows = Norms.parse(document["norms"]), tuple(map(_row, document["rows"]))
         numbers, torus = {}, ()
-        if norms.q != math.inf or any(bool(row.weights) != (norms == LINF) for row in rows):
-            raise ValueError(f"rows in {norms}; they lead to linf, and have weights in linf->linf only")
+        if norms not in (LINF, L1_LINF, L2_LINF, L1) or any(bool(row.weights) != (norms in (LINF, L1)) for row in rows):
+            raise ValueError(f"rows in {norms}; they lead to linf, or from l1 to l1, and have weights in one norm only")
     elif set(document) - {"torus"} == {*ends, "multipliers"}:
         norms, rows, numbers = L2, (), _named(document["multipliers"])
         torus = _torus(document["torus"]) if "torus" in document else ()

@@ -30,7 +30,7 @@ def certify(
         input_shape: Shape of one sample, without the batch dimension.
         norms: Norms on input and output. Default: ``L2`` on both.
         by: The certifier. Default: the tightest bound that about 20 seconds of solving buy, which for larger networks
-            and for l1 to l1 is the layerwise one.
+            is the layerwise one.
         domain: Where x and y are. Default: everywhere. On a `lipcert.domain.Box` or `L2Ball` the bound is at most that,
             mostly far lower on a small one, and operations have one that are Lipschitz on a bounded domain only
             (products, exp, layer normalisation, attention).

@@ -148,8 +148,7 @@ def verify_files(certificate: str, weights: str) -> Accept:
     def run() -> Accept:
         if Path(certificate).stat().st_size > TEXT_LIMIT:
             raise Malformed(f"the certificate is over {TEXT_LIMIT} bytes")
-        text = Path(certificate).read_bytes().decode("utf-8")
-        return verify(text, *read_safetensors(weights))
+        return verify(Path(certificate).read_bytes().decode("utf-8"), *read_safetensors(weights))
 
     return guarded(run)
 
@@ -242,7 +241,7 @@ def prove_item(item: Any, network: Network, prove: Prover) -> tuple[tuple[str, .
 def prove_block(item: Any, network: Network, prove: PartProver) -> tuple[str, str, str, Fraction]:
     """Prove one part of the evidence: from a node to another, a pair, a value, and the multipliers of what is between.
 
-    In l2 the output is bounded at once. To linf every entry is, and from l1 by every entry of the input, moved alone.
+    In l2 the output is bounded at once. To linf every entry is, and from l1 for every entry of the input, moved alone.
     """
     on_torus = {"torus": list} if type(item) is dict and "torus" in item else {}
     in_rows = {"norms": str, "rows": list} if type(item) is dict and "rows" in item else {"multipliers": dict}
@@ -252,9 +251,10 @@ def prove_block(item: Any, network: Network, prove: PartProver) -> tuple[str, st
         raise Malformed(f"a part from {source[:100]!r} to {target[:100]!r}: no such nodes")
     value = number(block["value"], f"the bound of the part up to {target}")
     norms, rows = block.get("norms", "l2->l2"), block.get("rows", [{**block, "weights": []}])
-    count = math.prod(network[target].shape) * (math.prod(network[source].shape) if norms == "l1->linf" else 1)
-    if "rows" in block and (norms not in PAIRS[2:] or len(rows) != count or on_torus):
-        raise Malformed(f"the part from {source} to {target}: {len(rows)} rows in {norms[:20]}, not {count} to linf")
+    inputs, outputs = (math.prod(network[name].shape) for name in (source, target))
+    count = {"l1->linf": outputs * inputs, "l1->l1": inputs}.get(norms, outputs)
+    if "rows" in block and (norms not in PAIRS[1:] or len(rows) != count or on_torus):
+        raise Malformed(f"the part from {source} to {target}: {len(rows)} rows in {norms[:20]}, not {count}")
     torus = naturals(block["torus"], "torus", 1) if on_torus else ()
     if value < 0 or (on_torus and not torus):
         raise Malformed(f"the part from {source} to {target}: a bound below 0, or a torus without dimensions")
@@ -582,8 +582,7 @@ def prove_part(
     one, tau, read = _measured(row, value, entries, math.prod(network[target].shape), where)
     widths = {source: one.shape[1]}
     for node in bent:
-        size = math.prod(node.shape)
-        widths[node.name] = size - size // node.members if node.members else size
+        widths[node.name] = math.prod(node.shape) - (node.members and math.prod(node.shape) // node.members)
     try:
         require_size((sum(widths.values()),) * 2)
         signals = {source: Signal(Fraction(1), {source: one}, {source: one})}
@@ -617,11 +616,16 @@ def _measured(row: Row, value: Fraction, entries: int, outputs: int, where: str)
     """The entries of the input that move, weights of their squares, and what stands before those of the output.
 
     In linf, ``sum tau_j dx_j^2 <= value^2 max dx_j^2`` if the weights add up to ``value^2``. In l1 entries may move one
-    after the other, so a bound of every entry alone is one for all.
+    after the other, so a bound of every entry alone is one for all. ``(sum |dy_i|)^2 <= sum r_i^-2 sum (r_i dy_i)^2``.
     """
     norms, k, tau = row or ("l2->l2", 0, [])
-    if len(tau) != (entries if norms == "linf->linf" else 0) or any(weight < 0 for weight in tau):
-        raise Malformed(f"{where}: {len(tau)} weights for {entries} entries of the input, or one is negative")
+    weighted = {"linf->linf": entries, "l1->l1": outputs}.get(norms, 0)
+    if len(tau) != weighted or any(weight < 0 for weight in tau):
+        raise Malformed(f"{where}: {len(tau)} weights for {weighted} entries, or one is negative")
+    if norms == "l1->l1":
+        if 0 in tau or sum(r**-2 for r in tau) > 1:
+            raise Reject(f"{where}: the squares of the weights' inverses add up to more than 1.")
+        return np.eye(entries, dtype=np.int64)[:, [k]], [], [-(r**2) for r in tau]
     if sum(tau) > value**2:
         raise Reject(f"{where}: the sum of weights {_show(sum(tau))} is above the square of {_show(value)}.")
     number, moved = divmod(k, entries) if norms == "l1->linf" else (k, slice(None))
@@ -630,8 +634,8 @@ def _measured(row: Row, value: Fraction, entries: int, outputs: int, where: str)
 
 
 def _variable(name: str, size: int) -> Signal:
-    one = {name: np.eye(size, dtype=np.int64)}
-    return Signal(Fraction(1), one, one)
+    one = np.eye(size, dtype=np.int64)
+    return Signal(Fraction(1), {name: one}, {name: one})
 
 
 def _nearly_linear(node: Node) -> bool:
@@ -646,7 +650,7 @@ def _scaled(node: Node, signal: Signal) -> Signal:
     X, unit = _integers(upper.tolist())
     width = max((1 - low / high for low, high in zip(lower, upper, strict=True) if high), default=Fraction(0))
     blocks = {name: narrow(X[:, None] * block.astype(object)) for name, block in signal.blocks.items()}
-    sizes = {name: narrow(X[:, None] * block.astype(object)) for name, block in signal.sizes.items()}
+    sizes = {name: narrow(abs(X)[:, None] * size.astype(object)) for name, size in signal.sizes.items()}
     return Signal(signal.unit * unit, blocks, sizes, (1 + signal.loose) * (1 + width) - 1)
 
 
@@ -803,9 +807,8 @@ def _through(node: Node, reads: list[Signal], shapes: list[tuple[int, ...]]) -> 
     for signal, shape in zip(reads, shapes, strict=True):
         rows = places.ravel()
         if node.kind == "concat":  # the dimension that differs, given by sizes: those before it agree
-            dim = node.dim
-            rows = np.take(places, range(start, start + shape[dim]), axis=dim).ravel()
-            start += shape[dim]
+            rows = np.take(places, range(start, start + shape[node.dim]), axis=node.dim).ravel()
+            start += shape[node.dim]
         for name, block in signal.blocks.items():
             for total, part in ((found, block), (sizes, signal.sizes[name])):
                 whole = total.setdefault(name, np.zeros((places.size, block.shape[1]), dtype=object))
@@ -850,8 +853,7 @@ def _semidefinite_sum(terms: list[Term], widths: dict[str, int], alike: bool = F
         H[rows, columns] += X.astype(object) * int(unit * denominator)
         if loose:
             off[rows, columns] += abs(sizes.astype(object)) * abs(int(unit * denominator))
-    alive = (H != 0).any(1)
-    alive |= (off != 0).any(1)
+    alive = ((H != 0) | (off != 0)).any(1)
     H, off = H[np.ix_(alive, alive)], off[np.ix_(alive, alive)]
     if not (H.diagonal() > 0).all():
         return not len(H)
@@ -1295,10 +1297,8 @@ def _dimmed(node: Node, wave: Wave) -> Wave:
     X, unit = _integers(upper.tolist())
     width = max((1 - low / high for low, high in zip(lower, upper, strict=True) if high), default=Fraction(0))
     column = X[:, None]
-    taps = {
-        name: {at: narrow(column * Y.astype(object)) for at, Y in found.items()} for name, found in wave.taps.items()
-    }
-    sizes = {name: narrow(column * size.astype(object)) for name, size in wave.sizes.items()}
+    taps = {name: {at: narrow(column * Y) for at, Y in found.items()} for name, found in wave.taps.items()}
+    sizes = {name: narrow(abs(column) * size) for name, size in wave.sizes.items()}
     loose = (1 + wave.loose) * (1 + width) - 1
     return Wave(wave.rows, wave.inside, wave.unit * unit, taps, sizes, loose)
 

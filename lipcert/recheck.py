@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -20,10 +21,10 @@ from lipcert.graph import Affine, Graph
 from lipcert.linear import LinearMap
 from lipcert.lmi import Multipliers, NormalForm, holds, normal_form
 from lipcert.lmi.proof import Price
-from lipcert.lmi.rows import column, row
+from lipcert.lmi.rows import column, row, stretched
 from lipcert.lmi.torus import torus_form
 from lipcert.lmi.waves import holds_on
-from lipcert.norms import L1_LINF, LINF, Norms
+from lipcert.norms import L1, L1_LINF, LINF, Norms
 from lipcert.opnorm import composed_norm, opnorm
 from lipcert.regions import require_ranges, restricted, stated_by
 
@@ -108,7 +109,7 @@ def check_everywhere(certificate: Certificate, graph: Graph) -> Certificate:
             counts = {bend.name: bend.count for bend in waves.bends}
             shown: Callable[[Multipliers], bool] = partial(holds_on, waves, bound=float(value))
         else:
-            form, price = _measured(normal_form(graph, source, target), row, value)
+            form, price = _measured(normal_form(graph, source, target), row, value, math.prod(graph[target].shape))
             counts = {layer.name: layer.count for layer in form.layers}
             shown = partial(holds, form, bound=price)
         given = {
@@ -139,11 +140,15 @@ def _kernel_norm(maps: list[LinearMap], norms: Norms) -> float | None:
     return None if found is None else found.value
 
 
-def _measured(form: NormalForm, found: CheckedRow, value: Fraction) -> tuple[NormalForm, Price]:
+def _measured(form: NormalForm, found: CheckedRow, value: Fraction, outputs: int) -> tuple[NormalForm, Price]:
     """What a row of a part in other norms than l2 is about: a form, and a bound or weights of its input's entries."""
     if found is None:
         return form, float(value)
     norms, number, tau = Norms.parse(found[0]), found[1], found[2]
+    if norms == L1:
+        if len(tau) != outputs or min(tau) <= 0 or sum(r**-2 for r in tau) > 1:
+            raise Malformed(f"column {number} in {norms}: {len(tau)} numbers for {outputs} outputs, or too small ones")
+        return stretched(column(form, number), torch.tensor(list(map(float, tau)), dtype=torch.float64)), float(value)
     if len(tau) != (form.inputs if norms == LINF else 0) or any(weight < 0 for weight in tau):
         raise Malformed(f"row {number} in {norms}: {len(tau)} weights for {form.inputs} inputs, or one is negative")
     if sum(tau) > value**2:

@@ -83,5 +83,6 @@ MAPS: dict[str, Callable[[], LinearMap]] = {
         (None, _factor([[4, 0], [3, 1], [1, 3], [0, 4]], 4), _factor([[3, 0], [1, 2]], 3)), (2, 2, 2)
     ),
     "separable zero": lambda: Separable((None, _factor([[0, 0], [0, 0]], 3), _factor([[1, 2]], 3)), (2, 2, 2)),
+    "separable differences": lambda: Separable((_factor([[1, 1, 0], [1, -1, 0], [0, 0, 2]], 2), None), (3, 2)),
     "separable sum": lambda: Separable((_factor([[1] * 3], 1), _factor([[1] * 4], 4)), (3, 4)),
 }

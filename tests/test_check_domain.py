@@ -729,6 +729,35 @@ def test_a_neuron_with_a_fixed_negative_slope_has_no_multiplier():
     assert verify_domain(certificate.to_json(), *graph.document()).bound == certificate.bound
 
 
+def test_errors_of_two_neurons_with_opposite_slopes_add_up():
+    """``|c z + 10| + |d z - 10| = 20 + (c - d) z`` for factors c and d that are known to be in [1 - 2^-44, 1] only."""
+    epsilon = 2.0**-44
+    one = torch.ones(2, dtype=torch.float64)
+    moduli = Activation("m", "c", (2,), "abs", {}, (-one, one), torch.abs)
+    graph = Graph(
+        (
+            Input("z", (1,)),
+            Affine("a", "z", Dense(one[:, None], (1,)), None),
+            Activation("b", "a", (2,), "contraction", {"epsilon": epsilon}, (one * (1 - epsilon), one), never),
+            Affine("c", "b", Diagonal(one, (2,)), torch.tensor([10.0, -10.0]).double()),
+            moduli,
+            Affine("y", "m", Dense(one[None], (2,)), None),
+        )
+    )
+    certificate = certify_on(graph, Box(-1.0, 1.0), by=LipSDP())
+    assert epsilon < certificate.bound
+    check(certificate, graph)
+    claim = json.loads(certificate.to_json())
+    for value, kinds in ((2.0**-20, ()), (2.0**-45, (Reject,))):
+        block = {"source": "z", "target": "y", "value": value.hex(), "multipliers": {}}
+        claim["evidence"] = {"kind": "multipliers", "items": [], "blocks": [block]}
+        claim["bound"] = value.hex()
+        if kinds:
+            assert "do not prove the bound" in refused(claim, *graph.document(), kinds)
+        else:
+            assert verify_domain(json.dumps(claim), *graph.document()).bound == value
+
+
 def test_where_no_range_is_known_all_neurons_of_a_layer_have_multipliers_if_any_has():
     """Behind a reflection nothing is known; one channel of the activation has the slope 1 on both sides."""
     first, last = (nn.Linear(2, 2).double() for _ in range(2))

@@ -235,7 +235,8 @@ def test_auto_chooses_by_size_and_says_why():
     assert none.method.startswith("Auto: 34 unknowns, over 3, Product(")
     assert whole.bound < cut.bound < none.bound == Product()(graph).bound
     assert Auto()(trace(nn.Linear(2, 2), (2,))).method.startswith("Auto: nothing bends")
-    assert Auto()(graph, L1).method.startswith("Auto: l1->l1, which is bounded layer by layer, Product(")
+    many = trace(chain([300, 6, 2], 1), (300,))
+    assert Auto()(many, L1).method.startswith("Auto: l1->l1, which is bounded layer by layer, Product(")
     assert Auto()(graph, LINF).method.startswith("Auto: linf->linf, RowLipSDP: one programme for every row, ")
 
 

@@ -1,4 +1,4 @@
-"""The semidefinite bound to linf, row by row: laws, known truths, an independent solver, proofs that must fail."""
+"""The semidefinite bound to linf and to l1, row by row: laws, known truths, general solvers, proofs that must fail."""
 
 import functools
 import json
@@ -35,8 +35,9 @@ from lipcert.certifiers import Auto, LipSDP, Product, RowLipSDP
 from lipcert.check import Malformed, Reject, verify
 from lipcert.errors import CheckFailed, InvalidInput, UnsupportedOperation
 from lipcert.graph import Graph, Opaque
-from lipcert.lmi import NormalForm, holds, normal_form
-from lipcert.lmi.rows import column, live, prove_weighted, row
+from lipcert.lmi import NormalForm, Signal, holds, normal_form
+from lipcert.lmi.reduction import without_kept
+from lipcert.lmi.rows import column, live, prove_weighted, row, stretches
 from lipcert.nn import MaxMin
 from lipcert.solvers import InteriorPoint, LowRank, Recursion
 from lipcert.solvers.conic import programme
@@ -47,7 +48,7 @@ from tests.test_certifiers import has_constants
 from tests.test_lipsdp import chain
 
 QUICK = Budget(points=4, power_steps=8, ascent_steps=10)
-PAIRS = {str(norms): norms for norms in (LINF, L2_LINF, L1_LINF)}
+PAIRS = {str(norms): norms for norms in (LINF, L2_LINF, L1_LINF, L1)}
 SLOWLY = [
     pytest.param(norms, id=name, marks=[] if norms == LINF else [pytest.mark.slow]) for name, norms in PAIRS.items()
 ]
@@ -57,8 +58,8 @@ THIRD_PARTY = {net.name: net for net in networks()}
 
 
 def gain(J: Tensor, norms: Norms) -> float:
-    """The largest norm from p to linf of a stack of matrices."""
-    rows = {LINF: J.abs().sum(-1), L2_LINF: J.norm(dim=-1), L1_LINF: J.abs().amax(-1)}
+    """The largest norm from p to q of a stack of matrices."""
+    rows = {LINF: J.abs().sum(-1), L2_LINF: J.norm(dim=-1), L1_LINF: J.abs().amax(-1), L1: J.abs().sum(-2)}
     return float(rows[norms].max())
 
 
@@ -205,7 +206,7 @@ def test_a_difference_of_two_ramps_is_seen_through():
     model[0].weight.data = torch.tensor([[1.0, -1.0, 2.0]] * 2, dtype=torch.float64)
     model[0].bias.data = torch.tensor([0.0, -1.0], dtype=torch.float64)
     model[2].weight.data = torch.tensor([[1.0, -1.0]], dtype=torch.float64)
-    for norms, exact in ((LINF, 4.0), (L2_LINF, 6.0**0.5), (L1_LINF, 2.0)):
+    for norms, exact in ((LINF, 4.0), (L2_LINF, 6.0**0.5), (L1_LINF, 2.0), (L1, 2.0)):
         found = certify(model, (3,), norms=norms, by=RowLipSDP()).bound
         assert exact * (1 - 1e-14) <= found <= exact * (1 + 1e-4)
         assert certify(model, (3,), norms=norms, by=Product()).bound == pytest.approx(2 * exact)
@@ -214,7 +215,7 @@ def test_a_difference_of_two_ramps_is_seen_through():
 def test_a_linear_network_has_no_programmes_and_its_own_norm():
     layer = nn.Linear(3, 2)
     layer.weight.data = torch.tensor([[3.0, 0.0, -4.0], [0.0, -2.0, 0.0]])
-    for norms, exact in ((LINF, 7.0), (L2_LINF, 5.0), (L1_LINF, 4.0)):
+    for norms, exact in ((LINF, 7.0), (L2_LINF, 5.0), (L1_LINF, 4.0), (L1, 4.0)):
         found = certify(layer, (3,), norms=norms, by=RowLipSDP())
         assert exact <= found.bound <= exact * (1 + 1e-14)
         assert not isinstance(found.evidence, Multipliers)
@@ -283,6 +284,59 @@ def test_the_solver_finds_what_a_general_one_finds_and_knows_its_gap(sizes, acti
     tau, _ = prove_weighted(form, solution.multipliers, weights, Recursion()(form).multipliers)
     assert tau is not None
     assert solution.dual * (1 - 1e-9) <= tau.sum() <= least * (1 + 3e-5)
+
+
+def least_to_l1(form: NormalForm) -> float:
+    """The least squared bound to l1 by a general solver: with weights W of the outputs, ``[W, Y; Y', S] >= 0``."""
+    import cvxpy
+
+    places = form.columns()
+    size = max(place.stop for place in places.values())
+
+    def matrix(signal: Signal, rows: int) -> np.ndarray:
+        whole = np.zeros((rows, size))
+        for name, block in signal.blocks.items():
+            whole[:, places[name]] = block.numpy()
+        return whole
+
+    Y = matrix(form.output, len(next(iter(form.output.blocks.values()))))
+    w, rho = cvxpy.Variable(len(Y), nonneg=True), cvxpy.Variable(nonneg=True)
+    S = rho * np.diag(np.eye(size)[0])
+    for layer in form.layers:
+        u, v = np.eye(size)[places[layer.name]], matrix(layer.v, len(layer.alpha))
+        P, Q = (u - end.numpy()[:, None] * v for end in (layer.alpha, layer.beta))
+        half = P.T @ cvxpy.diag(cvxpy.Variable(len(u), nonneg=True)) @ Q
+        S = S + half + half.T
+    whole = cvxpy.bmat([[cvxpy.diag(w), Y], [Y.T, S]])
+    problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.sum(w) + rho), [0.5 * (whole + whole.T) >> 0])
+    # Multiplied by s and 1/s, the sum of w and rho are the same at the least, and the bound is their product.
+    return (float(problem.solve(solver="CLARABEL")) / 2.0) ** 2
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        pytest.param(build, id=name, marks=[] if name in ("relu", "maxmin") else [pytest.mark.slow])
+        for name, build in ACTIVATIONS.items()
+    ],
+)
+@pytest.mark.parametrize("sizes", [(3, 8, 6, 2), (2, 12, 9)], ids=str)
+def test_bounds_to_l1_are_what_a_general_solver_finds(sizes: tuple[int, ...], activation):
+    graph = trace(chain(list(sizes), 5, activation), (sizes[0],))
+    form = without_kept(normal_form(graph))
+    least = max(least_to_l1(column(form, j)) for j in range(sizes[0]))
+    below = max(LowRank().to_l1(column(form, j))[0] for j in range(sizes[0]))
+    assert below <= least * (1 + 1e-6)
+    assert below == pytest.approx(least, rel=1e-4)
+    bound = RowLipSDP(gap=1e-5)(graph, L1).bound
+    assert below * (1 - 1e-9) <= bound**2 <= least * (1 + 1e-3)
+
+
+@given(st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=40))
+def test_stretches_are_shares_whose_inverse_squares_never_add_up_to_more_than_one(shares: list[float]):
+    found = stretches(torch.tensor(shares, dtype=torch.float64)).tolist()
+    total = sum((1 / Fraction(r) ** 2 for r in found), Fraction(0))
+    assert 1 - Fraction(1, 2**40) <= total <= 1
 
 
 def drawn(value: Tensor, width: float, generator: torch.Generator) -> Tensor:
@@ -415,6 +469,11 @@ def negative_weight(document: dict[str, Any]) -> None:
         entry["weights"][0] = times(entry["weights"][0], -1.0)
 
 
+def no_weight(document: dict[str, Any]) -> None:
+    for entry in rows_of(document):
+        entry["weights"][0] = (0.0).hex()
+
+
 def swap_rows(document: dict[str, Any]) -> None:
     rows_of(document).reverse()
 
@@ -483,6 +542,12 @@ LIES: dict[str, tuple[Norms, Change]] = {
         for change in (zero_multipliers, drop_a_layer)
     },
     **{change.__name__: (LINF, change) for change in (lower_weights, lower_one_weight, negative_weight, drop_a_weight)},
+    **{
+        f"{change.__name__} {L1}": (L1, change)
+        for change in (lower_weights, lower_one_weight, negative_weight, drop_a_weight, no_weight)
+    },
+    "weights from linf to l1": (LINF, claim("l1->l1")),
+    "weights to l1 from linf": (L1, claim("linf->linf")),
     "weights from l2": (L2_LINF, weights_without_need),
     "weights from l1": (L1_LINF, weights_without_need),
     "rows from l2 for linf": (L2_LINF, claim("linf->linf")),
@@ -580,14 +645,14 @@ def test_a_network_that_is_cut_is_bounded_part_by_part(norms: Norms):
     graph = trace(model, (4,))
     found = RowLipSDP()(graph, norms)
     assert isinstance(found.evidence, Multipliers)
-    expected = {LINF: [LINF, LINF], L2_LINF: [L2_LINF, L2], L1_LINF: [L1_LINF]}[norms]
+    expected = {LINF: [LINF, LINF], L2_LINF: [L2_LINF, L2], L1_LINF: [L1_LINF], L1: [L1, L1]}[norms]
     assert [block.norms for block in found.evidence.blocks] == expected
     assert steepest(model, 4, norms) <= found.bound < Product()(graph, norms).bound
     assert check(found, graph).bound == check_float64(found, graph).bound == found.bound
 
 
 @pytest.mark.parametrize("norms", SLOWLY)
-def test_what_follows_the_last_part_is_bounded_in_linf(norms: Norms):
+def test_what_follows_the_last_part_is_bounded_in_the_norm_of_the_output(norms: Norms):
     tail = nn.Unflatten(1, (1, 4)), nn.MaxPool1d(2), nn.Flatten(), chain([2, 2], 1)
     model = nn.Sequential(chain([3, 7, 4], 0), *tail).double()
     graph = trace(model, (3,))
@@ -627,10 +692,9 @@ def test_margins_in_linf_are_those_of_the_differences():
 # ------------------------------------------------------------------------------------------------ refusals and Auto
 
 
-@pytest.mark.parametrize("norms", [L1, L2], ids=str)
-def test_other_pairs_are_refused(norms: Norms):
-    with pytest.raises(UnsupportedOperation, match=f"not {norms}"):
-        RowLipSDP()(trace(nn.ReLU(), (2,)), norms)
+def test_l2_is_refused():
+    with pytest.raises(UnsupportedOperation, match=f"not {L2}"):
+        RowLipSDP()(trace(nn.ReLU(), (2,)), L2)
 
 
 @pytest.mark.parametrize("norms", SLOWLY)
@@ -639,7 +703,7 @@ def test_auto_and_certify_use_it_where_it_fits(norms: Norms):
     found = certify(model, (3,), norms=norms)
     assert found.method.startswith(f"Auto: {norms}, RowLipSDP: ")
     assert found.bound == RowLipSDP()(trace(model, (3,)), norms).bound
-    wide = trace(chain([3, 6, 100], 0), (3,))
+    wide = trace(chain([300, 6, 3] if norms == L1 else [3, 6, 100], 0), (300 if norms == L1 else 3,))
     assert Auto()(wide, norms).method.startswith(f"Auto: {norms}, which is bounded layer by layer, Product(")
     by = RowLipSDP(largest=8)
     assert by(trace(model, (3,)), norms) == Product()(trace(model, (3,)), norms)

@@ -20,8 +20,8 @@ from lipcert import sandwich, trace, witness
 from lipcert.certificate import Block, Certificate, Multipliers, Validity
 from lipcert.certifiers import Auto, FourierLipSDP, LipSDP, Product
 from lipcert.errors import CheckFailed, InvalidInput, UnsupportedOperation
-from lipcert.graph import Activation, Affine, Graph
-from lipcert.linear import Separable, dense
+from lipcert.graph import Activation, Affine, Graph, Input
+from lipcert.linear import Conv, Dense, Factor, Reshape, Separable, dense
 from lipcert.lmi import head, holds, normal_form, tighten, waves
 from lipcert.lmi.any_size import prove_any_size
 from lipcert.lmi.layout import layout
@@ -285,6 +285,30 @@ def test_a_window_is_found_only_where_there_is_one():
     assert float(dense(linear).sum(1).max()) == pytest.approx(1.0)
     with pytest.raises(UnsupportedOperation, match="same window"):
         kernel(trace(nn.AvgPool2d(3, 2, 1, count_include_pad=False), (1, 7, 7)).output.map, "p")  # type: ignore[union-attr]
+
+
+def test_sizes_are_above_entries_whatever_the_signs_of_slopes_and_maps():
+    """Fixed slopes of -1, as moduli have on a domain, and a head that takes differences of channels."""
+    weight = torch.randn(3, 2, 3, 3, generator=torch.Generator().manual_seed(0)).double()
+    slope = torch.tensor([-1.0, 0.5, 1.0]).double().reshape(3, 1, 1)
+    straight = Activation("b", "a", (3, 5, 5), "declared:a test", {}, (slope, slope), torch.relu)
+    same = {"out_sizes": (5, 5), "stride": (1, 1), "padding": ((1, 1),) * 2, "dilation": (1, 1), "groups": 1}
+    same["padding_mode"] = "zeros"
+    alone = {**same, "padding": ((0, 0),) * 2}
+    nodes = (
+        Input("x", (2, 5, 5)),
+        Affine("a", "x", Conv(weight, (2, 5, 5), **same), None),
+        straight,
+        Affine("c", "b", Conv(weight[:2, :, :1, :1].reshape(1, 4, 1, 1)[:, :3], (3, 5, 5), **alone), None),
+    )
+    (block,) = torus_form(Graph(nodes), "x", "c").output.blocks.values()
+    assert bool((block.sizes >= block.values.abs() * (1 - 1e-12)).all())
+
+    differences = Separable((Factor(torch.tensor([[1, 1], [1, -1]]), 1), None, None), (2, 2, 2))
+    maps = [differences, Reshape((2, 2, 2), (8,)), Dense(torch.ones(1, 8).double(), (8,))]
+    (block,) = head.head_field(maps, (2, 2, 2), (1, 1), "head").blocks.values()
+    assert float(block.values.abs().max()) == 2.0  # 1 + 1 of the first channel, 1 - 1 of the second
+    assert bool((block.sizes == 2.0).all())
 
 
 def test_a_batch_is_solved_by_the_matrices_that_matter():

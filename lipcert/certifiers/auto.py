@@ -29,8 +29,8 @@ class Auto:
 
     In l2, `LipSDP` of the whole if its largest part has at most ``largest`` unknowns; otherwise `FourierLipSDP` if a
     part is convolutional, or `Split` into parts that are small enough. To linf, `RowLipSDP` if a part has at most
-    1,000 inputs and neurons and 32 outputs (from l1, 256 pairs of an input and an output). `Product` in other norms,
-    and where every part is over the cap or nothing bends between two linear maps. The choice depends on sizes and on
+    1,000 inputs and neurons and 32 outputs (from l1, 256 pairs of an input and an output); to l1, 256 inputs. `Product`
+    where every part is over the cap or nothing bends between two linear maps. The choice depends on sizes and on
     the kinds of nodes, and the method says what was chosen and why. The time stops the solver, not the norms and not
     the proof; whether it does depends on the machine, and the bound is then a valid one that is less tight.
 

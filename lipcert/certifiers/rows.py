@@ -1,4 +1,4 @@
-"""The semidefinite bound in other norms than l2: every entry of the output by itself. Floor 3."""
+"""The semidefinite bound in other norms than l2: entries of the output, or of the input, one at a time. Floor 3."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,30 +22,35 @@ from lipcert.kernel.rounding import round_up
 from lipcert.lmi import Multipliers, NormalForm, holds, normal_form, prove
 from lipcert.lmi.elimination import graded
 from lipcert.lmi.normal_form import between, neurons
-from lipcert.lmi.rows import column, live, picked, prove_weighted, row
-from lipcert.norms import L1_LINF, L2_LINF, LINF, Norms
+from lipcert.lmi.rows import column, live, picked, prove_weighted, row, stretched, stretches
+from lipcert.norms import L1, L1_LINF, L2_LINF, LINF, Norms
 from lipcert.ranks import Map, in_process
 from lipcert.solvers import Recursion
 
 Ends = tuple[str, str]
 Found = tuple[float, Mapping[str, Tensor], tuple[float, ...]]
-"""A bound of one row, the multipliers that prove it, and the weights of the input."""
+"""A bound of one row, the multipliers that prove it, and the weights of the input, or of the output."""
 
-PAIRS = (LINF, L2_LINF, L1_LINF)
+PAIRS = (LINF, L2_LINF, L1_LINF, L1)
+
+_EVEN = (1e-4, 1e-2)
+"""Parts of equal shares that are mixed into those of outputs, of which small ones are not known well."""
 
 
 @dataclass(frozen=True)
 class RowLipSDP:
-    r"""Bound the Lipschitz constant to linf by a semidefinite programme for every entry of the output.
+    r"""Bound the Lipschitz constant by a semidefinite programme for every entry of the output, or to l1 of the input.
 
     The constraint of `LipSDP` is asked for one entry :math:`y_k` at a time. From linf, :math:`\rho |\delta x|_2^2` in
     it becomes :math:`\sum_i \tau_i \delta x_i^2`, and :math:`|\delta y_k| \le (\sum_i \tau_i)^{1/2} |\delta
     x|_\infty`; the solver looks for multipliers and weights :math:`\tau \ge 0` with the least sum. From l2 the weights
     are all the same. From l1 a bound of every entry of the input alone is one for all, so that there is a small
-    programme for every pair of an entry of the output and one of the input. The bound is at most `Product`'s.
+    programme for every pair of an entry of the output and one of the input. To l1 there is one for every entry of the
+    input, in which the entries of the output are multiplied by the numbers r with :math:`\sum_i r_i^{-2} = 1` that
+    make the bound the least. The bound is at most `Product`'s.
 
-    The network is cut where `LipSDP` cuts it. From linf every part gets its programmes, if it is small enough; from l1
-    and l2 the last one does, and from l2 those before it are bounded in l2.
+    The network is cut where `LipSDP` cuts it. From linf to linf and from l1 to l1 every part gets its programmes, if it
+    is small enough; from l1 and l2 to linf the last one does, and from l2 those before it are bounded in l2.
 
     Args:
         largest: Most inputs and neurons together of a part; a larger one is left to norms.
@@ -55,7 +61,8 @@ class RowLipSDP:
         over: Where the programmes are solved and proved, and the norms of ``product`` unless it says so itself.
 
     Raises:
-        UnsupportedOperation: If the norms are none of linf, l2 and l1 to linf, or a node has no Lipschitz constant.
+        UnsupportedOperation: If the norms are none of linf, l2 and l1 to linf and l1 to l1, or a node has no Lipschitz
+            constant.
 
     References:
         | A quantitative geometric approach to neural-network smoothness (Wang, Prakriya and Jha, 2022): linf to one
@@ -115,8 +122,8 @@ class RowLipSDP:
         """The parts that are bounded in l2, and those that are bounded row by row."""
         every = parts(graph)
         fitting = [ends for ends in every if self._fits(graph, ends, norms)]
-        if norms == LINF or fitting[-1:] != every[-1:]:
-            return [], fitting if norms == LINF else []
+        if norms.p == norms.q or fitting[-1:] != every[-1:]:
+            return [], fitting if norms.p == norms.q else []
         before = [ends for ends in every[:-1] if norms == L2_LINF and _size(graph, ends) <= self.largest]
         return before, fitting[-1:]
 
@@ -127,7 +134,8 @@ class RowLipSDP:
         """The bound of a part, row by row; ``None`` if some row has none."""
         form = normal_form(graph, *ends)
         count = programmes(graph, ends, norms)
-        solve = {LINF: self._weighted, L2_LINF: self._alike, L1_LINF: self._alone}[norms]
+        shared = partial(self._shared, even=torch.ones(math.prod(graph[ends[1]].shape), dtype=torch.float64))
+        solve = {LINF: self._weighted, L2_LINF: self._alike, L1_LINF: self._alone, L1: shared}[norms]
         found = self.over(
             lambda k: solve(form, k, seconds / count),
             range(count),
@@ -148,12 +156,34 @@ class RowLipSDP:
 
     def _alike(self, form: NormalForm, number: int, seconds: float) -> Found:
         """A row of the form in l2."""
-        form = row(form, number)
+        return self._bounded(row(form, number), seconds)
+
+    def _bounded(self, form: NormalForm, seconds: float) -> Found:
+        """A form in l2."""
         if (nothing := _nothing(form)) is not None:
             return *nothing, ()
         multipliers = solvers.Auto(gap=self.gap, seconds=seconds)(form).multipliers
         bound, proving = prove(form, multipliers, Recursion()(form).multipliers)
         return bound, _ordered(form, proving), ()
+
+    def _shared(self, form: NormalForm, number: int, seconds: float, *, even: Tensor) -> Found:
+        """A column of the form to l1; the shares of its outputs begin as ``even`` ones."""
+        form = column(form, number)
+        if (nothing := _nothing(stretched(form, stretches(even)))) is not None:
+            return *nothing, tuple(stretches(even).tolist())
+        if len(even) == 1:
+            bound, multipliers, _ = self._bounded(form, seconds)
+            return bound, multipliers, (1.0,)
+        least, shares = solvers.LowRank(gap=self.gap, seconds=0.4 * seconds).to_l1(form)
+        best: Found = math.inf, {}, ()
+        for part in _EVEN:
+            r = stretches((1.0 - part) * shares.nan_to_num() + part * even / len(even))
+            bound, multipliers, _ = self._bounded(stretched(form, r), 0.6 * seconds / len(_EVEN))
+            if bound < best[0]:
+                best = bound, multipliers, tuple(r.tolist())
+            if best[0] ** 2 <= least * (1.0 + 100.0 * self.gap):
+                break
+        return best
 
     def _weighted(self, form: NormalForm, number: int, seconds: float) -> Found:
         """A row of the form in linf."""
@@ -173,9 +203,9 @@ class RowLipSDP:
 
 
 def programmes(graph: Graph, ends: Ends, norms: Norms) -> int:
-    """How many rows a part has: entries of its target, and from l1 as many for every entry of its source."""
-    outputs = math.prod(graph[ends[1]].shape)
-    return outputs * math.prod(graph[ends[0]].shape) if norms == L1_LINF else outputs
+    """How many rows a part has: entries of its target, from l1 as many for every entry of its source, to l1 these."""
+    inputs, outputs = (math.prod(graph[end].shape) for end in ends)
+    return {L1_LINF: outputs * inputs, L1: inputs}.get(norms, outputs)
 
 
 def _size(graph: Graph, ends: Ends) -> int:

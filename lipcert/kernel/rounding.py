@@ -66,7 +66,7 @@ def gamma(count: int) -> float:
         True
     """
     steps = count + 2
-    return round_up(Fraction(steps, 2**53 - steps))
+    return round_up(Fraction(steps, 2**53 - steps)) if steps < 2**53 else np.inf
 
 
 def add_up(x: Array | float, y: Array | float) -> Array:

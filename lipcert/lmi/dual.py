@@ -68,6 +68,21 @@ def value_of(form: NormalForm, z: Vectors) -> Tensor:
     return _squares(form.output.value(z, 1)).sum() / _squares(z[INPUT]).sum()
 
 
+def value_to_l1(form: NormalForm, z: Vectors) -> Tensor:
+    r"""``(sum of |y_i|)^2 / |x|^2`` of vectors that are feasible, the least squared bound there can be to l1.
+
+    By Cauchy and Schwarz it is the least :math:`\sum_i |y_i|^2 / w_i` for :math:`w \ge 0` that add up to 1, over |x|^2.
+    """
+    lengths = _squares(form.output.value(z, 1)).clamp_min(1e-300).sqrt()
+    return lengths.sum() ** 2 / _squares(z[INPUT]).sum()
+
+
+def shares_of(form: NormalForm, z: Vectors) -> Tensor:
+    """The w of `value_to_l1`, ``(outputs,)``."""
+    lengths = _squares(form.output.value(z, 1)).sqrt()
+    return lengths / lengths.sum().clamp_min(1e-300)
+
+
 def multipliers_of(form: NormalForm, z: Vectors) -> dict[str, Tensor]:
     r"""The multipliers that make feasible vectors stationary, as nearly as possible and at least zero.
 

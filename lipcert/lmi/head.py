@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from lipcert.errors import UnsupportedOperation
-from lipcert.linear import Dense, LinearMap, Reshape, Separable, Shape
+from lipcert.linear import Dense, LinearMap, Reshape, Separable, Shape, modulus
 from lipcert.lmi.elimination import Factors
 from lipcert.lmi.normal_form import INPUT, NormalForm
 from lipcert.lmi.taps import Field, Taps
@@ -61,7 +61,7 @@ def head_field(maps: Sequence[LinearMap], shape: Shape, phases: Shape, path: str
             case Dense(weight, in_shape) if M is not None and sizes is not None and len(in_shape) == 1:
                 M, sizes, rounds = M @ weight, sizes @ weight.abs(), rounds + 2 * (weight.shape[0] + 2)
             case Separable() if M is not None and sizes is not None:
-                M, sizes = _averaged(linear, M), _averaged(linear, sizes)
+                M, sizes = _before(linear, M), _before(modulus(linear), sizes)
                 rounds += 4 * sum(linear.in_shape) + 8
             case _:
                 raise UnsupportedOperation(f"`{path}` is no dense head of an image.", path=path)
@@ -70,8 +70,9 @@ def head_field(maps: Sequence[LinearMap], shape: Shape, phases: Shape, path: str
     return Field({OUTPUT: _as_taps(M, sizes, shape, phases)}, len(M), rounds)
 
 
-def _averaged(linear: Separable, M: Tensor) -> Tensor:
+def _before(linear: LinearMap, M: Tensor) -> Tensor:
     """A matrix after a Kronecker product."""
+    assert isinstance(linear, Separable)
     found = M.reshape(len(M), *linear.out_shape)
     for dim, factor in enumerate(linear.factors, start=1):
         if factor is not None:

@@ -42,7 +42,7 @@ def reduced(form: NormalForm) -> NormalForm:
 
 def settled(form: NormalForm) -> NormalForm:
     """An equivalent form without kept variables, with the same input and an output no larger than what it reads."""
-    form = _without_kept(form)
+    form = without_kept(form)
     return NormalForm(form.inputs, form.layers, _fewer_rows(form.output))
 
 
@@ -62,7 +62,8 @@ def rescaled(form: NormalForm, multipliers: Multipliers, rho: float | Tensor) ->
     return NormalForm(form.inputs, layers, scaled(form.output, None))
 
 
-def _without_kept(form: NormalForm) -> NormalForm:
+def without_kept(form: NormalForm) -> NormalForm:
+    """An equivalent form without kept variables, with the same input and output."""
     if all(layer.kept is None for layer in form.layers):
         return form
     known: dict[str, Signal] = {}

@@ -7,7 +7,11 @@ If multipliers and weights :math:`\tau \ge 0` satisfy
 
 then :math:`|\delta y| \le (\sum_i \tau_i)^{1/2} |\delta x|_\infty`. A difference in l1 is one of single entries after
 each other, so the largest of the constants of every entry alone is one for all. To linf, the largest of the constants
-of every entry of the output is one for all.
+of every entry of the output is one for all. To l1,
+
+.. math:: \bigl(\textstyle\sum_i |\delta y_i|\bigr)^2 \le \sum_i r_i^{-2} \; \sum_i (r_i \delta y_i)^2
+
+by Cauchy and Schwarz: a bound of :math:`r_i y_i` in l2 is one, if the squares of the inverses of r add up to at most 1.
 
 References:
     | A quantitative geometric approach to neural-network smoothness (Wang, Prakriya, Jha, 2022): GeoLIP, linf to one
@@ -18,12 +22,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from lipcert.kernel.rounding import Array
-from lipcert.lmi.normal_form import INPUT, Multipliers, NormalForm, Signal
+from lipcert.linear import Diagonal
+from lipcert.lmi.normal_form import INPUT, Multipliers, NormalForm, Signal, followed
 from lipcert.lmi.proof import holds, least_room, proven
 from lipcert.lmi.reduction import reduced
 
@@ -53,6 +60,25 @@ def column(form: NormalForm, number: int) -> NormalForm:
         1
     """
     return replace(_inputs(form, lambda block: block[:, number : number + 1]), inputs=1)
+
+
+def stretched(form: NormalForm, stretches: Tensor) -> NormalForm:
+    """The form whose output's entries are multiplied by numbers, ``(outputs,)``."""
+    return followed(form, Diagonal(stretches, tuple(stretches.shape)))
+
+
+def stretches(shares: Tensor) -> Tensor:
+    r"""About :math:`w_i^{-1/2}`, for positive w: float64 numbers whose squares' inverses add up to at most 1, exactly.
+
+    Example:
+        >>> import torch
+        >>> stretches(torch.tensor([1.0, 3.0]).double()).tolist()
+        [2.0, 1.1547005383792517]
+    """
+    found = (shares / shares.sum()).rsqrt()
+    while sum((Fraction(r) ** -2 for r in found.tolist()), Fraction(0)) > 1:
+        found = torch.nextafter(found, found.new_tensor(torch.inf))
+    return found
 
 
 def live(form: NormalForm) -> Tensor:

@@ -205,7 +205,7 @@ def _steepest(node: Activation, phases: Shape, field: Field) -> Field:
     lower, upper = (by_channel(end, node, phases) for end in node.slope)
     width = float(((upper - lower) / upper.clamp_min(1e-300)).max())
     blocks = {
-        name: replace(block, values=upper[:, None] * block.values, sizes=upper[:, None] * block.sizes)
+        name: replace(block, values=upper[:, None] * block.values, sizes=upper.abs()[:, None] * block.sizes)
         for name, block in field.blocks.items()
     }
     return replace(field, blocks=blocks, roundings=field.roundings + math.ceil(width * 2.0**53) + 4)

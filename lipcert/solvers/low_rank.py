@@ -25,7 +25,6 @@ from torch import Tensor
 from lipcert.lmi import (
     Multipliers,
     NormalForm,
-    dual_value,
     factorise,
     feasible,
     multipliers_of,
@@ -33,12 +32,13 @@ from lipcert.lmi import (
     tighten,
     vectors_of,
 )
-from lipcert.lmi.dual import Vectors, directions_of, weights_of
+from lipcert.lmi.dual import Vectors, directions_of, shares_of, value_of, value_to_l1, weights_of
 from lipcert.lmi.elimination import graded
 from lipcert.lmi.normal_form import INPUT
+from lipcert.lmi.reduction import without_kept
 from lipcert.lmi.rows import divided
 from lipcert.solvers.descent import Descent, Point
-from lipcert.solvers.recursion import begun, begun_weighted
+from lipcert.solvers.recursion import Recursion, begun, begun_weighted
 from lipcert.solvers.solution import Progress, Solution, silent
 
 _PARTS = tuple(10.0 ** (power / 2.0) for power in range(-14, -3))
@@ -100,6 +100,23 @@ class LowRank:
                 multipliers, found = named, value
         return Solution(multipliers, found, min(ascent.value, found), count, repr(self))
 
+    def to_l1(self, form: NormalForm) -> tuple[float, Tensor]:
+        r"""What no bound to l1 can go below, squared, and parts of it for the output's entries, which add up to 1.
+
+        With parts w the bound is that of :math:`\sum_i \delta y_i^2 / w_i`. Vectors are raised as in l2.
+        """
+        began = time.monotonic()
+        small = without_kept(form)
+        factors = factorise(small, Recursion()(small).multipliers)
+        if factors is None:
+            return 0.0, small.zeros(len(next(iter(small.output.blocks.values())))) + math.nan
+        first = directions_of(small, _of_rank(vectors_of(factors, 10.0, self.rank), self.rank))
+        ascent = Ascent(small, first, self.memory, worth=value_to_l1)
+        ascent.run(
+            self.iterations, self.tolerance, lambda: time.monotonic() - began > self.seconds, lambda k, dual: None
+        )
+        return ascent.value, shares_of(small, feasible(small, ascent.directions()))
+
     def weighted(self, form: NormalForm, progress: Progress = silent) -> tuple[Solution, Tensor]:
         """Multipliers and weights of the input's entries with the least sum; see `InteriorPoint.weighted`."""
         began = time.monotonic()
@@ -139,6 +156,18 @@ def _unit_rows(directions: Vectors) -> Vectors:
     return {**directions, INPUT: x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-300)}
 
 
+def _of_rank(vectors: Vectors, rank: int) -> Vectors:
+    """Longer vectors: those of activations with something small, and different, in the new places."""
+    found = {}
+    for name, z in vectors.items():
+        more = z.new_zeros(*z.shape[:-1], max(0, rank - z.shape[-1]))
+        if name and more.shape[-1]:
+            place = torch.arange(z.shape[-2])
+            more[..., place, place % more.shape[-1]] = 1e-3 * (1e-300 + z.abs().amax())
+        found[name] = torch.cat([z, more], dim=-1)
+    return found
+
+
 def _as_it_is(directions: Vectors) -> Vectors:
     return directions
 
@@ -151,10 +180,15 @@ class Ascent:
     """The dual value of vectors, raised in all of them."""
 
     def __init__(
-        self, form: NormalForm, directions: Vectors, memory: int, normal: Callable[[Vectors], Vectors] = _as_it_is
+        self,
+        form: NormalForm,
+        directions: Vectors,
+        memory: int,
+        normal: Callable[[Vectors], Vectors] = _as_it_is,
+        worth: Callable[[NormalForm, Vectors], Tensor] = value_of,
     ) -> None:
-        """Begin at directions ``(..., size, r)`` whose dual value is not zero; only those made ``normal`` count."""
-        self.form, self._normal = form, normal
+        """Begin at directions ``(..., size, r)`` whose worth is not zero; only those made ``normal`` count."""
+        self.form, self._normal, self._worth = form, normal, worth
         x = directions[next(iter(directions))]
         self._complex = x.is_complex()
         scaled = {name: z if name else z / z.norm() for name, z in directions.items()}
@@ -190,7 +224,7 @@ class Ascent:
 
     def _function(self, theta: Tensor) -> Point | None:
         flat = theta.detach().requires_grad_()
-        value = -dual_value(self.form, self._normal(self._unpacked(flat))).log()
+        value = -self._worth(self.form, feasible(self.form, self._normal(self._unpacked(flat)))).log()
         if not bool(torch.isfinite(value)):
             return None
         (gradient,) = torch.autograd.grad(value, flat)

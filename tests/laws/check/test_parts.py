@@ -159,10 +159,20 @@ def test_what_is_measured_of_one_row():
     for above, value in (([*tau[:2], NEAR], Fraction(3)), ([*small[:2], NEAR], HALF)):
         with pytest.raises(Reject, match=r"here: the sum of weights .* is above the square of"):
             measured(("linf->linf", 0, above), value)
+    r = [Fraction(2), Fraction(2, 3) * 2]  # 1/4 + 9/16
+    assert measured(("l1->l1", 1, r)) == ([[0], [1], [0]], [], [-4, -Fraction(16, 9)])
+    tight = [Fraction(5, 4), Fraction(5, 3)]  # 16/25 + 9/25
+    assert measured(("l1->l1", 2, tight)) == ([[0], [0], [1]], [], [-(x**2) for x in tight])
+    for lower in ([tight[0], tight[1] - NEAR / 2**60], [Fraction(9), Fraction(0)]):
+        with pytest.raises(Reject, match="here: the squares of the weights' inverses add up to more than 1"):
+            measured(("l1->l1", 0, lower))
+    for strange in (r[:1], [*r, Fraction(9)], [], [Fraction(2), -Fraction(2)]):
+        with pytest.raises(Malformed, match=f"here: {len(strange)} weights for 2 entries"):
+            measured(("l1->l1", 0, strange))
     wrong = [("linf->linf", 0, tau[:2]), ("linf->linf", 0, []), ("l2->linf", 0, tau), ("l1->linf", 0, tau)]
     wrong += [("l2->linf", 0, tau[:1]), ("linf->linf", 0, [Fraction(1), -HALF, Fraction(1)])]
     for row in wrong:
-        with pytest.raises(Malformed, match=f"here: {len(row[2])} weights for 3 entries"):
+        with pytest.raises(Malformed, match=f"here: {len(row[2])} weights for {3 * row[0].startswith('linf')} entries"):
             measured(row)
 
 

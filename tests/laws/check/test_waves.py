@@ -179,15 +179,15 @@ def test_slopes_that_differ_within_a_channel_are_refused(size: int, side: int):
 
 
 def test_factors_known_within_an_interval_are_off_by_what_is_told():
-    lower, upper = ends([Fraction(9, 10)], [0], [Fraction(1, 2)]), ends([1], [0], [Fraction(2, 3)])
-    X = whole(6, 2)
-    wave = Wave(6, False, Fraction(1, 5), {"u": {(0,): X, (3,): -X}}, {"u": 2 * abs(X)}, Fraction(1, 100))
-    node = Node("activation", "f", (3, 4), ("x",), ends=(lower, upper))
+    lower, upper = ends([Fraction(9, 10)], [-2], [Fraction(1, 2)], [0]), ends([1], [-2], [Fraction(2, 3)], [0])
+    X = whole(8, 2)
+    wave = Wave(8, False, Fraction(1, 5), {"u": {(0,): X, (3,): -X}}, {"u": 2 * abs(X)}, Fraction(1, 100))
+    node = Node("activation", "f", (4, 4), ("x",), ends=(lower, upper))
     found = checker._dimmed(node, wave)
-    assert (found.rows, found.inside) == (6, False)
+    assert (found.rows, found.inside) == (8, False)
     width = 1 - Fraction(1, 2) / Fraction(2, 3)
     assert found.loose == (1 + wave.loose) * (1 + width) - 1
-    for channel in range(3):
+    for channel in range(4):
         for row in (2 * channel, 2 * channel + 1):
             most, least = upper[channel, 0], lower[channel, 0]
             for at, sign in (((0,), 1), ((3,), -1)):
@@ -195,7 +195,7 @@ def test_factors_known_within_an_interval_are_off_by_what_is_told():
                 assert (told == most * sign * X[row] * wave.unit).all()
                 assert (abs(told - least * sign * X[row] * wave.unit) <= width * abs(told)).all()
             told = found.sizes["u"][row].astype(object) * found.unit
-            assert (told == most * 2 * abs(X[row]) * wave.unit).all()
+            assert (told == abs(most) * 2 * abs(X[row]) * wave.unit).all()
 
 
 def test_factors_that_are_all_zero_are_exact():

@@ -172,6 +172,8 @@ def test_the_gammas_count_two_roundings_more_and_round_up():
     for count in (0, 1, 2, 7, 1000, 10**6 + 1):
         for bound, unit, digits in ((gamma(count), U, 50), (single.gamma(count), U32, 20)):
             assert higham(count + 2, unit) <= Fraction(bound) <= higham(count + 2, unit) * (1 + Fraction(1, 2**digits))
+    assert gamma(2**53 - 3) == 2.0**53 - 1.0
+    assert gamma(2**53 - 2) == gamma(2**60) == math.inf
     assert single.gamma(2**24 - 3) == 2.0**24 - 1.0
     assert single.gamma(2**24 - 2) == single.gamma(2**24 - 1) == single.gamma(2**25) == math.inf
 
