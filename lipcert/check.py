@@ -615,8 +615,8 @@ def prove_part(
 def _measured(row: Row, value: Fraction, entries: int, outputs: int, where: str) -> tuple[Any, Any, Any]:
     """The entries of the input that move, weights of their squares, and what stands before those of the output.
 
-    In linf, ``sum tau_j dx_j^2 <= value^2 max dx_j^2`` if the weights add up to ``value^2``. In l1 entries may move one
-    after the other, so a bound of every entry alone is one for all. ``(sum |dy_i|)^2 <= sum r_i^-2 sum (r_i dy_i)^2``.
+    In linf, ``sum tau_j dx_j^2 <= value^2 max dx_j^2`` if the weights add up to ``value^2``. From l1, ``dy = A dx``
+    with bounded columns, as every A that the constraints allow has. To l1, ``|dy|_1^2 <= sum r_i^-2 sum (r_i dy_i)^2``.
     """
     norms, k, tau = row or ("l2->l2", 0, [])
     weighted = {"linf->linf": entries, "l1->l1": outputs}.get(norms, 0)

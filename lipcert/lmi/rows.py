@@ -5,9 +5,11 @@ If multipliers and weights :math:`\tau \ge 0` satisfy
 .. math:: \sum_i \tau_i \delta x_i^2 - \delta y^2
           + 2 \sum_j \lambda_j (\delta u_j - \alpha_j \delta v_j)(\delta u_j - \beta_j \delta v_j) \ge 0,
 
-then :math:`|\delta y| \le (\sum_i \tau_i)^{1/2} |\delta x|_\infty`. A difference in l1 is one of single entries after
-each other, so the largest of the constants of every entry alone is one for all. To linf, the largest of the constants
-of every entry of the output is one for all. To l1,
+then :math:`|\delta y| \le (\sum_i \tau_i)^{1/2} |\delta x|_\infty`. Of a pair of runs :math:`\delta y = A \delta x`,
+where A is made of weights and, for every activation, of a linear map that satisfies the constraint whatever it is
+applied to: slopes on a diagonal; of a group, a map that keeps its sum and shortens the rest. So the constraint bounds
+every column of A, and from l1 the largest of the constants of every entry of the input alone is one for all. To linf,
+the largest of the constants of every entry of the output is one for all. To l1,
 
 .. math:: \bigl(\textstyle\sum_i |\delta y_i|\bigr)^2 \le \sum_i r_i^{-2} \; \sum_i (r_i \delta y_i)^2
 
