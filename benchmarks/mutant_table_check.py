@@ -8,6 +8,10 @@ ARITHMETIC = f"{CHECK} -k 'exact or integers or rounding or root or proven or hi
 TABLES = f"{CHECK} -k 'slope or table or gains or windows or declared or outside'"
 NORMS = f"{CHECK} -k 'every_map or convolutions or sums_and_maxima or taps or path or large'"
 
+LAWS = (
+    "tests/laws/check/test_parts.py tests/laws/check/test_signals.py tests/laws/check/test_waves.py tests/test_linf.py"
+)
+
 MUTANTS: list[Mutant] = [
     *of(
         "check.py",
@@ -262,6 +266,10 @@ MUTANTS: list[Mutant] = [
             "conjugates count once",
         ),
         ("if any(size > n for size, n in zip(node.shape[1:], have, strict=True)):", "if False:", "images overlap"),
+    ),
+    *of(
+        "check.py",
+        LAWS,
         ("sum(r**-2 for r in tau) > 1", "sum(r**-2 for r in tau) > 2", "twice the sum to l1"),
         ("[-(r**2) for r in tau]", "[-r for r in tau]", "squares to l1 are not squared"),
         ("dtype=np.int64)[:, [k]], []", "dtype=np.int64)[:, [0]], []", "from l1 to l1 the first entry moves, always"),
