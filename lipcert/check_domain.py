@@ -275,58 +275,98 @@ def read_functions(document: Any, network: Network, arrays: dict[str, np.ndarray
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class Step:
+    """Comparisons along a dimension: ``y = back |there x| / 2``, with moduli of the rows with a -1, differences."""
+
+    dim: int
+    there: np.ndarray
+    back: np.ndarray
+
+
 def compared(network: Network, known: dict[str, Known], named: Collection[str]) -> tuple[Network, dict[str, Known]]:
-    """The same function, in which sorts are written as steps of comparing neighbours where a range names the first.
+    """The same function, in which sorts and maxima are written as steps of comparisons where a range names the first.
 
     ``max(a, b) = (s + |d|) / 2`` and ``min(a, b) = (s - |d|) / 2`` for ``s = a + b`` and ``d = a - b``. Groups of n are
-    sorted when the even pairs and the odd pairs of neighbours were compared n times in turn (Habermann 1972).
+    sorted when the even pairs and the odd pairs of neighbours were compared n times in turn (Habermann 1972); the
+    largest of a window is left of a tournament.
     """
     found: Network = {}
     about = {}
     for node in network.values():
-        if known[node.name].function != "sort" or f"{node.name}/0/moduli" not in named:
-            found[node.name], about[node.name] = node, known[node.name]
-            continue
-        steps = 1 if node.members == 2 else node.members
-        names = [*(f"{node.name}/{step}" for step in range(steps - 1)), node.name]
-        source = node.sources[0]
-        for step, name in enumerate(names):
-            for new, what in _comparators(node, step, source, name):
-                if new.name in network and new.name != node.name:
-                    raise Malformed(f"a node is called {new.name}, as is a part of {node.name}")
-                found[new.name], about[new.name] = new, what
-            source = name
+        steps = []
+        if f"{node.name}/0/moduli" in named and known[node.name].function in ("sort", "max_windows"):
+            shape = network[node.sources[0]].shape
+            steps = list(_sorting(node) if node.members else _maxima_of(known[node.name].parameters["windows"], shape))
+        written = _written(node, steps, network) if steps else [(node, known[node.name])]
+        for new, what in written:
+            if new.name in network and new.name != node.name:
+                raise Malformed(f"a node is called {new.name}, as is a part of {node.name}")
+            found[new.name], about[new.name] = new, what
     return found, about
 
 
-def _comparators(node: Node, step: int, source: str, name: str) -> Iterator[tuple[Node, Known]]:
-    """Sums where the first of two neighbours is and differences where the second one is; moduli of these; and back."""
-    shape, size = node.shape, node.shape[node.dim]
+def _written(node: Node, steps: list[Step], network: Network) -> Iterator[tuple[Node, Known]]:
+    (source,), shape = node.sources, network[node.sources[0]].shape
+    for number, step in enumerate(steps):
+        part = f"{node.name}/{number}"
+        name = part if number < len(steps) - 1 else node.name
+        there = _along(step.there, step.dim, shape, Fraction(1))
+        weight = _array([Fraction(-1 if (row < 0).any() else 1) for row in step.there], (len(step.there),))
+        weight = weight.reshape([-1 if dim == step.dim else 1 for dim in range(len(shape))])
+        ends = (weight, np.full_like(weight, Fraction(1)))  # the slope left of 0, and right of it
+        back = _along(step.back, step.dim, there.out_shape, Fraction(1, 2))
+        yield Node("affine", f"{part}/differences", there.out_shape, (source,), there), Known()
+        bent = Node("activation", f"{part}/moduli", there.out_shape, (f"{part}/differences",), None, Fraction(1), ends)
+        yield bent, Known(None, "prelu", {"weight": weight})
+        yield Node("affine", name, back.out_shape, (f"{part}/moduli",), back), Known()
+        source, shape = name, back.out_shape
+
+
+def _along(X: np.ndarray, along: int, shape: tuple[int, ...], unit: Fraction) -> Map:
+    """The map ``unit X`` of one dimension."""
+    parts = [Map("reshape", (size,), (size,)) for size in shape]
+    parts[along] = Map("dense", X.shape[1:], X.shape[:1], X, unit)
+    return Map("separable", shape, sum((part.out_shape for part in parts), ()), None, unit, parts=tuple(parts))
+
+
+def _sorting(node: Node) -> Iterator[Step]:
+    size = node.shape[node.dim]
     order = np.arange(size).reshape((-1, node.members) if node.consecutive else (node.members, -1))
     groups = order if node.consecutive else order.T
-    first, second = groups[:, step % 2 : -1 : 2].ravel(), groups[:, step % 2 + 1 :: 2].ravel()
-    there, back = np.eye(size, dtype=np.int64), 2 * np.eye(size, dtype=np.int64)
-    there[first, second] = there[second, first] = 1
-    there[second, second] = -1
-    back[first, first] = back[first, second] = back[second, first] = back[second, second] = 1
-    # In ascending order the second one is the larger one.
-    back[first if node.consecutive else second, second] = -1
-    weight = _filled((size,), Fraction(1))
-    weight[second] = Fraction(-1)  # the slope left of 0: sums stay as they are
-    weight = weight.reshape([size if dim == node.dim else 1 for dim in range(len(shape))])
-    differences, moduli = (f"{node.name}/{step}/{what}" for what in ("differences", "moduli"))
-    yield Node("affine", differences, shape, (source,), _along(there, node, Fraction(1))), Known()
-    ends = (weight, np.full_like(weight, Fraction(1)))
-    function = Known(None, "prelu", {"weight": weight})
-    yield Node("activation", moduli, shape, (differences,), None, Fraction(1), ends), function
-    yield Node("affine", name, shape, (moduli,), _along(back, node, Fraction(1, 2))), Known()
+    for step in range(1 if node.members == 2 else node.members):
+        first, second = groups[:, step % 2 : -1 : 2].ravel(), groups[:, step % 2 + 1 :: 2].ravel()
+        there, back = np.eye(size, dtype=np.int64), 2 * np.eye(size, dtype=np.int64)
+        there[first, second] = there[second, first] = 1
+        there[second, second] = -1
+        back[first, first] = back[first, second] = back[second, first] = back[second, second] = 1
+        # In ascending order the second one is the larger one.
+        back[first if node.consecutive else second, second] = -1
+        yield Step(node.dim, there, back)
 
 
-def _along(X: np.ndarray, node: Node, unit: Fraction) -> Map:
-    """The map ``unit X`` of the dimension along which a node sorts."""
-    parts = [Map("reshape", (size,), (size,)) for size in node.shape]
-    parts[node.dim] = Map("dense", X.shape[1:], X.shape[:1], X, unit)
-    return Map("separable", node.shape, node.shape, None, unit, parts=tuple(parts))
+def _maxima_of(windows: list[Any], shape: tuple[int, ...]) -> Iterator[Step]:
+    """Rounds of tournaments, one dimension after the other."""
+    for dim, ranges in enumerate(windows):
+        size, left = shape[dim], [list(range(*window)) for window in ranges or []]
+        played = False
+        while left and not (played and all(len(places) == 1 for places in left)):
+            rows, back, after = [], [], []
+            for places in left:
+                after.append(list(range(len(back), len(back) + (len(places) + 1) // 2)))
+                for pair in (places[k : k + 2] for k in range(0, len(places), 2)):
+                    back.append({len(rows) + k: 2 // len(pair) for k in range(len(pair))})
+                    signs = ((1, 1), (1, -1)) if pair[1:] else ((1,),)
+                    rows += [dict(zip(pair, row, strict=True)) for row in signs]
+            yield Step(dim, _matrix(rows, size), _matrix(back, len(rows)))
+            size, left, played = len(back), after, True
+
+
+def _matrix(rows: list[dict[int, int]], size: int) -> np.ndarray:
+    X = np.zeros((len(rows), size), dtype=np.int64)
+    for number, row in enumerate(rows):
+        X[number, list(row)] = list(row.values())
+    return X
 
 
 # ------------------------------------------------------------------------------------------ proving the ranges

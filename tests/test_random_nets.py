@@ -13,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from lipcert import L1, L2, LINF, Certificate, certify, check, solvers, trace
-from lipcert.certifiers import Best, Certifier, LipSDP, Product
+from lipcert import L1, L1_LINF, L2, LINF, Certificate, Norms, certify, check, check_float64, solvers, trace
+from lipcert.certifiers import Best, Certifier, LipSDP, Product, RowLipSDP, certify_on
 from lipcert.enclosure import stretch
 from lipcert.errors import CheckFailed, LipschitzViolation, Unproved
 from lipcert.falsify import Effort, Refuted, refute
@@ -22,6 +22,7 @@ from lipcert.testing import (
     Network,
     assert_lipschitz,
     conv,
+    domains,
     flatten,
     input_pairs,
     leaky_relu,
@@ -36,6 +37,10 @@ SOME = settings(max_examples=16)
 FEW = settings(max_examples=8)
 CLOSED = LipSDP(solvers.Recursion())
 CERTIFIERS: dict[str, Certifier] = {"product": Product(), "closed form": CLOSED, "best": Best(Product(), CLOSED)}
+NEARBY: dict[Norms, Certifier] = {
+    L2: CLOSED,
+    **dict.fromkeys((L1, LINF, L1_LINF), RowLipSDP(gap=1e-2, largest=40, rows=16)),
+}
 SIGNS = st.sampled_from((1.0, -1.0))
 
 
@@ -64,6 +69,18 @@ def test_no_pair_is_above_a_semidefinite_bound_which_is_not_above_the_product(da
     found = CLOSED(graph)
     assert not stretch(graph, x, y, L2).exceeds(found.bound)
     assert found.bound <= Product()(graph).bound * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("norms", NEARBY, ids=str)
+@FEW
+@given(st.data(), networks(width=(1, 4), depth=(1, 4)))
+def test_no_pair_of_a_domain_is_above_a_bound_there_which_the_checkers_accept(norms, data, network: Network):
+    domain = data.draw(domains(network.input_shape))
+    graph = trace(network.to_module(), network.input_shape, domain)
+    found = certify_on(graph, domain, norms, NEARBY[norms])
+    x, y = data.draw(input_pairs(network.input_shape, domain))
+    assert not stretch(graph, x, y, norms).exceeds(found.bound)
+    assert check(found, graph).bound == check_float64(found, graph).bound == found.bound
 
 
 @FEW

@@ -107,6 +107,13 @@ MODELS = {
         ),
         (1, 4, 4),
     ),
+    "pooled": (
+        lambda: nn.Sequential(
+            *(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2, 1), nn.Conv2d(2, 2, 2), nn.ReLU(), nn.AdaptiveMaxPool2d(1)),
+            *(nn.Flatten(), nn.Linear(2, 2)),
+        ),
+        (1, 6, 6),
+    ),
     "transposed": (lambda: nn.Sequential(nn.ConvTranspose1d(2, 3, 3, 2), nn.ReLU(), nn.Conv1d(3, 1, 2)), (2, 3)),
     "coupling": (Coupling, (4,)),
     "gate": (lambda: nn.Sequential(nn.Linear(3, 8), nn.GLU(), nn.Linear(4, 2)), (3,)),
@@ -165,7 +172,9 @@ def test_bounds_on_a_domain_are_above_every_jacobian_there(name: str):
         assert (found.domain, found.network, found.validity.name) == (domain, graph.digest(), "RIGOROUS")
 
 
-@pytest.mark.parametrize("name", ["relu", "tanh", "abs", "maxmin", "pairs of channels", "residual", "coupling", "gate"])
+@pytest.mark.parametrize(
+    "name", ["relu", "tanh", "abs", "maxmin", "pairs of channels", "pooled", "residual", "coupling", "gate"]
+)
 def test_so_are_semidefinite_ones_and_on_a_tiny_ball_they_are_that_jacobian(name: str):
     model, shape = built(name)
     for domain in domains(shape)[2:]:
@@ -235,15 +244,17 @@ def test_bounds_known_by_arithmetic(model: nn.Module, shape, domain, constant: f
     assert constant <= found.bound <= constant * 1.001 + 1e-9
 
 
-@pytest.mark.parametrize("name", ["relu", "abs", "maxmin"])
+@pytest.mark.parametrize("name", ["relu", "abs", "maxmin", "pooled"])
 def test_where_every_neuron_stays_on_its_side_the_bound_is_the_norm_of_the_linear_map(name: str):
     """With moduli all neurons may be equally steep, and yet differ in sign."""
     model, shape = built(name)
     graph = lipcert.trace(model, shape)
-    ball = L2Ball(torch.tensor([0.3, -0.2, 0.5]), 1e-4)
+    centre = torch.randn(shape, generator=torch.Generator().manual_seed(4))
+    ball = L2Ball(centre if name == "pooled" else torch.tensor([0.3, -0.2, 0.5]), 1e-4)
     found = lipcert.certify(model, shape, domain=ball)
-    J = torch.func.jacrev(lambda z: graph.replay(z[None])[0])(ball.centre.double())
-    assert "a linear map" in found.method
+    J = torch.func.jacrev(lambda z: graph.replay(z[None])[0])(ball.centre.double()).flatten(1)
+    # Where windows overlap, entries meet themselves, and a difference that is zero has no sign.
+    assert "a linear map" in found.method or name == "pooled"
     assert float(torch.linalg.matrix_norm(J, 2)) <= found.bound <= 1.000001 * float(torch.linalg.matrix_norm(J, 2))
 
 
@@ -491,15 +502,36 @@ def test_a_sort_is_moduli_of_differences(data: st.DataObject):
     assert not any(compares(node) for node in form)
 
 
-def test_members_of_large_groups_are_not_compared():
-    graph = lipcert.trace(FullSort(), (9,))
+@given(st.data())
+def test_a_maximum_is_a_tournament(data: st.DataObject):
+    """Windows of any size that overlap, are cut off at an edge, or have gaps."""
+    size, kernel, stride = data.draw(st.integers(3, 7)), data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
+    dilation = data.draw(st.integers(1, 2)) if (kernel - 1) * 2 < size else 1
+    padding = data.draw(st.integers(0, kernel // 2))
+    pool = data.draw(st.sampled_from([nn.MaxPool1d, nn.MaxPool2d]))
+    model = pool(kernel, stride, padding, dilation, ceil_mode=data.draw(st.booleans()))
+    shape = (2, size) if pool is nn.MaxPool1d else (1, size, 4 + (kernel - 1) * (dilation - 1))
+    graph = lipcert.trace(nn.Sequential(model, nn.ReLU()), shape)
+    x = torch.randint(
+        -9, 9, (4, *shape), generator=torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    ).double()
+    form = compared(graph)
+    assert torch.equal(form.replay(x), graph.replay(x))
+    assert form.digest() == compared(graph, ["0/0/moduli"]).digest() != graph.digest()
+    assert not any(compares(node) for node in form)
+
+
+@pytest.mark.parametrize(("model", "shape"), [(FullSort(), (9,)), (nn.AdaptiveMaxPool1d(1), (1, 65))], ids=str)
+def test_large_groups_and_windows_are_not_compared(model: nn.Module, shape: tuple[int, ...]):
+    graph = lipcert.trace(model, shape)
     assert compared(graph).digest() == graph.digest()
 
 
+@pytest.mark.parametrize("name", ["maxmin", "pooled"])
 @pytest.mark.parametrize("norms", [L2, LINF, L1])
-def test_networks_that_sort_have_no_larger_bound_on_a_domain(norms: Norms):
-    """A sort has norm 1 in all of them; written as moduli of differences it has in l2 only."""
-    model, shape = built("maxmin")
+def test_networks_that_sort_have_no_larger_bound_on_a_domain(norms: Norms, name: str):
+    """A sort has norm 1 in all of them; written as moduli of differences it has in l2 only. So has a maximum."""
+    model, shape = built(name)
     everywhere = lipcert.certify(model, shape, norms=norms, by=Product())
     for radius in (3.0, 1e-4):
         found = lipcert.certify(model, shape, norms=norms, by=Product(), domain=L2Ball(0.2, radius))

@@ -24,8 +24,9 @@ def certify_on(
     What every node can be there is bounded first; activations keep the slopes that occur on what they read, and
     products, layer normalisation and other functions that have no constant on the whole space get one. The bound of
     the network that is left is then anyone's: neurons that stay on one side of their kink are linear, so that on a
-    small domain little is left to bound. A network that sorts small groups is bounded twice, the second time with
-    members whose order is fixed as linear maps; the lower bound is kept.
+    small domain little is left to bound. A network that sorts small groups or takes maxima of small windows is
+    bounded twice, the second time with these as comparisons, of which those with a fixed result are linear; the lower
+    bound is kept.
 
     Args:
         graph: The network, traced with this domain.
