@@ -80,6 +80,7 @@ def train(layer: nn.Module, steps: int, optimiser: str = "SGD", size: tuple[int,
     layer.eval()
 
 
+@pytest.mark.one_in(2)
 @by_convolution
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_convolution_keeps_its_claim_at_its_input_size_after_every_step(options, dtype):

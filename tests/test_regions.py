@@ -487,6 +487,7 @@ def test_other_norms_have_bounds_on_a_domain_too():
 
 
 @given(st.data())
+@settings(max_examples=40)
 def test_a_sort_is_moduli_of_differences(data: st.DataObject):
     n = data.draw(st.integers(2, 6))
     dims = data.draw(st.integers(1, 3))
@@ -503,6 +504,7 @@ def test_a_sort_is_moduli_of_differences(data: st.DataObject):
 
 
 @given(st.data())
+@settings(max_examples=40)
 def test_a_maximum_is_a_tournament(data: st.DataObject):
     """Windows of any size that overlap, are cut off at an edge, or have gaps."""
     size, kernel, stride = data.draw(st.integers(3, 7)), data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))

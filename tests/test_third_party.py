@@ -13,6 +13,7 @@ QUICK = {name: net for name, net in NETS.items() if not name.startswith("w1bench
 pytestmark = pytest.mark.skipif(not NETS, reason=f"no third-party networks in {FOLDER.name}")
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[pytest.mark.slow] if "averaged_cnn" in name else []) for name in QUICK] or ["none"],

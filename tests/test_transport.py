@@ -105,6 +105,7 @@ def test_distances_that_overflow_are_refused():
 # ---------------------------------------------------------------------------------------------------- critics
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("norms", NORMS, ids=str)
 @pytest.mark.parametrize("seed", range(3))
 def test_no_certified_critic_reports_more_than_the_distance_of_two_samples(norms: Norms, seed: int):
