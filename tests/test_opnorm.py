@@ -246,7 +246,6 @@ def test_the_norm_of_groups_is_the_largest_not_the_product():
         assert 3.0 <= opnorm(zero_padded(weight, 4, groups=3), effort=effort).value <= 3.0 + 1e-11
 
 
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("stride", "dilation", "groups"), [(1, 1, 1), (2, 1, 1), (1, 2, 1), (2, 2, 2), (1, 1, 4)])
 @pytest.mark.parametrize("taps", [2, 3, 5])
 def test_zero_padding_costs_little_beyond_sixteen_pixels(taps: int, stride: int, dilation: int, groups: int):

@@ -665,7 +665,6 @@ def flattered(found: head.Sum | None) -> head.Sum | None:
     return None if found is None else replace(found, N=0.6 * found.N)
 
 
-@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", [*NETS, *(f"{name} with head" for name in HEADED)])
 def test_both_proofs_look_at_the_same_matrices(name: str, monkeypatch: pytest.MonkeyPatch):
     _, graph = headed(name.removesuffix(" with head")) if name.endswith("head") else built(name)
