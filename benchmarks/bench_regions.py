@@ -30,7 +30,6 @@ from lipcert.report import format_down, format_up
 
 RADII = (0.01, 0.1, 1.0)
 DATA = FOLDER.parent / "data"
-SKIPPED = ("L65", "L17_W64")  # an hour of their own
 
 
 def centre(shape: tuple[int, ...], data: Path) -> tuple[Tensor, str]:
@@ -120,8 +119,7 @@ def main() -> None:
         table.add_column(heading)
     console = Console(width=160)
     for net in networks(given.folder):
-        mlp = len(net.shape) == 1 and not any(part in net.name for part in SKIPPED)
-        if mlp and given.only in net.name:
+        if len(net.shape) == 1 and given.only in net.name:
             for row in rows(net, given.seconds, given.data):
                 table.add_row(*row)
                 console.print(*row, sep="  ")
