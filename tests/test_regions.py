@@ -21,14 +21,15 @@ from lipcert.domain import Box, L2Ball, WholeSpace, limits
 from lipcert.errors import CheckFailed, InvalidInput, NotLipschitz, UnsupportedOperation
 from lipcert.falsify import lipcheck
 from lipcert.graph import Activation, Add, Affine, Graph, Input, Opaque
-from lipcert.linear import Dense
+from lipcert.linear import Dense, dense, terms
 from lipcert.nn import FullSort, GroupSort, MaxMin
 from lipcert.norms import L1, L2, LINF, Norms
 from lipcert.recheck import check_float64
-from lipcert.regions import Range, compared, compares, propagated, require_ranges, restricted
+from lipcert.regions import Range, backward, compared, compares, propagated, require_ranges, restricted
 from lipcert.regions.functions import LOCAL, TABLE, lines_on, slopes_on, values_on
 from lipcert.regions.range import unbounded
 from lipcert.sandwich import sandwich
+from tests.maps import MAPS
 
 
 class Residual(nn.Module):
@@ -340,6 +341,18 @@ def test_ranges_hold_exact_values_where_numbers_cancel(data: st.DataObject):
             ends = zip(found[f"{k}"].low.tolist(), v, found[f"{k}"].high.tolist(), strict=True)
             assert all(Fraction(a) <= x <= Fraction(b) for a, x, b in ends)
             v = [max(x, x / 2 if k else Fraction(0)) for x in v]
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_coefficients_go_back_through_a_map_as_through_its_matrix(name: str):
+    linear = MAPS[name]()
+    A = torch.randn(3, *linear.out_shape, generator=torch.Generator().manual_seed(0)).double()
+    M = dense(linear)
+    back = backward._pulled(linear, A).flatten(1)
+    # Once per term, as `terms` says of the way forward, and in the matrix itself.
+    room = 2.0**-52 * (math.prod(linear.out_shape) + 2 * terms(linear) + 2) * (A.flatten(1).abs() @ M.abs())
+    assert back.shape == (3, math.prod(linear.in_shape))
+    assert bool(((back - A.flatten(1) @ M).abs() <= room).all())
 
 
 def test_a_coefficient_that_rounds_to_nothing_is_not_taken_for_nothing():

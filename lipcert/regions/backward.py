@@ -19,7 +19,21 @@ from torch import Tensor
 from lipcert.domain import Box, Domain, L2Ball, limits
 from lipcert.graph import Activation, Add, Affine, Concat, Graph, Input, Node, sources
 from lipcert.kernel.rounding import gamma
-from lipcert.linear import Adjoint, Conv, Dense, Diagonal, LinearMap, Reshape, Selection, apply, dense, modulus, terms
+from lipcert.linear import (
+    Adjoint,
+    Conv,
+    Dense,
+    Diagonal,
+    Factor,
+    LinearMap,
+    Reshape,
+    Selection,
+    Separable,
+    apply,
+    dense,
+    modulus,
+    terms,
+)
 from lipcert.regions.functions import TABLE, Lines, lines_on, slopes
 from lipcert.regions.range import SMALLEST, Range
 
@@ -191,6 +205,9 @@ def _pulled(linear: LinearMap, A: Tensor) -> Tensor:
             return apply(conv, A)
         case Conv(padding_mode="zeros"):
             return apply(Adjoint(linear), A)
+        case Separable(factors):
+            turned = (f if f is None else Factor(f.numerator.mT.contiguous(), f.denominator) for f in factors)
+            return apply(Separable(tuple(turned), linear.out_shape), A)
         case _:
             return (A.flatten(1) @ dense(linear)).reshape(len(A), *linear.in_shape)
 
