@@ -120,6 +120,8 @@ def collected(folder: Path) -> list[Critic]:
 
     points = 3.5 * (2.0 * torch.rand(512, 2, generator=torch.Generator().manual_seed(0)) - 1.0)
     nets = [(net, net.name.rpartition("_")[2]) for net in critics(folder)]
+    if not nets:
+        raise FileNotFoundError(f"no critics width_*/method_*.pt in {folder}: name the folder they are in.")
     return [Critic(net.name, net.build(), CRITIC_CLAIMS[method], points) for net, method in nets]
 
 

@@ -51,3 +51,8 @@ def test_critics_of_the_wasserstein_1_benchmark_get_the_verdicts_of_their_method
             assert row["verdict"] == "REFUTED", name
         else:
             assert row["verdict"] == "NO CLAIM", name
+
+
+def test_a_folder_without_critics_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=tmp_path.name):
+        audit.collected(tmp_path)
