@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lipcert.domain import Domain, WholeSpace, from_document, to_document
 from lipcert.errors import InvalidInput
-from lipcert.norms import L1, L1_LINF, L2, L2_LINF, LINF, Norms
+from lipcert.norms import L1, L2, LINF, SUPPORTED, Norms
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -258,7 +258,7 @@ def _block(document: Any) -> Block:
     if set(document) == {*ends, "norms", "rows"}:
         norms, rows = Norms.parse(document["norms"]), tuple(map(_row, document["rows"]))
         numbers, torus = {}, ()
-        if norms not in (LINF, L1_LINF, L2_LINF, L1) or any(bool(row.weights) != (norms in (LINF, L1)) for row in rows):
+        if norms not in SUPPORTED or norms == L2 or any(bool(row.weights) != (norms in (LINF, L1)) for row in rows):
             raise ValueError(f"rows in {norms}; they lead to linf, or from l1 to l1, and have weights in one norm only")
     elif set(document) - {"torus"} == {*ends, "multipliers"}:
         norms, rows, numbers = L2, (), _named(document["multipliers"])

@@ -177,7 +177,7 @@ class RowLipSDP:
         least, shares = solvers.LowRank(gap=self.gap, seconds=0.4 * seconds).to_l1(form)
         best: Found = math.inf, {}, ()
         for part in _EVEN:
-            r = stretches((1.0 - part) * shares.nan_to_num() + part * even / len(even))
+            r = stretches((1.0 - part) * shares + part * even / len(even))
             bound, multipliers, _ = self._bounded(stretched(form, r), 0.6 * seconds / len(_EVEN))
             if bound < best[0]:
                 best = bound, multipliers, tuple(r.tolist())

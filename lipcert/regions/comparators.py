@@ -16,6 +16,8 @@ import itertools
 import math
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -24,6 +26,7 @@ from lipcert.errors import InvalidInput
 from lipcert.graph import Activation, Affine, Graph, Node, Opaque
 from lipcert.linear import Factor, Separable, Shape
 from lipcert.lmi.groups import positions
+from lipcert.regions.functions import TABLE
 
 LARGEST = 8
 """Most members of a group that are sorted by comparing them; more take too many steps."""
@@ -34,18 +37,16 @@ WIDEST = 64
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """Comparisons side by side along a dimension: ``y = back |there x| / 2``.
+    """Comparisons along a dimension: ``y = back |there x| / 2``, with moduli of the rows with a -1, differences.
 
     Attributes:
         dim: The dimension.
         there: Sums and differences of pairs, and entries that are not compared; int64 ``(rows, size)``.
-        differs: Which rows are differences, of which the modulus is taken, ``(rows,)``.
         back: Twice the entries after the step, int64 ``(new size, rows)``.
     """
 
     dim: int
     there: Tensor
-    differs: Tensor
     back: Tensor
 
 
@@ -68,11 +69,7 @@ def compared(graph: Graph, stated: Container[str] | None = None) -> Graph:
     shapes = {node.name: node.shape for node in graph}
     nodes: list[Node] = []
     for node in graph:
-        if (
-            not isinstance(node, Opaque)
-            or not compares(node)
-            or not (stated is None or f"{node.name}/0/moduli" in stated)
-        ):
+        if not (compares(node) and (stated is None or f"{node.name}/0/moduli" in stated)):
             nodes.append(node)
             continue
         written = list(_written(node, shapes[node.source]))
@@ -83,7 +80,7 @@ def compared(graph: Graph, stated: Container[str] | None = None) -> Graph:
     return Graph(tuple(nodes))
 
 
-def compares(node: Node) -> bool:
+def compares(node: Node) -> TypeGuard[Opaque]:
     """Whether a node sorts groups, or takes maxima of windows, that are small enough to be compared pair by pair."""
     if not isinstance(node, Opaque) or node.function not in ("sort", "max_windows"):
         return False
@@ -101,24 +98,19 @@ def _written(node: Opaque, shape: Shape) -> Iterator[Node]:
         part, name = f"{node.name}/{number}", node.name if last else f"{node.name}/{number}"
         there = _along(step.there, 1, step.dim, shape)
         # Of slope 1 on the left of 0 numbers are kept, of slope -1 they become moduli.
-        weight = torch.where(step.differs, -1.0, 1.0).double()
+        weight = torch.where((step.there < 0).any(1), -1.0, 1.0).double()
         weight = weight.reshape([-1 if axis == step.dim else 1 for axis in range(len(shape))])
-        slope = weight, torch.ones_like(weight)
-        yield Affine(f"{part}/differences", source, there, None)
-        yield Activation(
-            f"{part}/moduli", f"{part}/differences", there.out_shape, "prelu", {"weight": weight}, slope, _Prelu(weight)
-        )
+        slope, call = (weight, torch.ones_like(weight)), partial(_prelu, weight)
+        read, moduli = f"{part}/differences", f"{part}/moduli"
+        yield Affine(read, source, there, None)
+        yield Activation(moduli, read, there.out_shape, "prelu", {"weight": weight}, slope, call)
         back = _along(step.back, 2, step.dim, there.out_shape)
-        yield Affine(name, f"{part}/moduli", back, None)
+        yield Affine(name, moduli, back, None)
         source, shape = name, back.out_shape
 
 
-@dataclass(frozen=True, eq=False)
-class _Prelu:
-    weight: Tensor
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return torch.where(x >= 0.0, x, self.weight.to(x) * x)
+def _prelu(weight: Tensor, x: Tensor) -> Tensor:
+    return TABLE["prelu"].value(x, {"weight": weight})
 
 
 def _along(matrix: Tensor, denominator: int, dim: int, shape: Shape) -> Separable:
@@ -127,20 +119,18 @@ def _along(matrix: Tensor, denominator: int, dim: int, shape: Shape) -> Separabl
 
 
 def _sorting(node: Opaque) -> Iterator[Step]:
-    dim, n, ascending = node.parameters["dim"], int(node.parameters["group"]), "consecutive"
+    dim, n, arrangement = (node.parameters[key] for key in ("dim", "group", "arrangement"))
     size = node.shape[dim]
-    members = positions((size,), 0, n, node.parameters["arrangement"])
+    members = positions((size,), 0, n, arrangement)
     for step in range(1 if n == 2 else n):
         a, b = (members[:, step % 2 + k : n - 1 + k : 2].flatten() for k in (0, 1))
         there, back = torch.eye(size, dtype=torch.int64), 2 * torch.eye(size, dtype=torch.int64)
         there[a, b] = there[b, a] = 1
         there[b, b] = -1
-        larger, smaller = (b, a) if node.parameters["arrangement"] == ascending else (a, b)
+        larger, smaller = (b, a) if arrangement == "consecutive" else (a, b)
         back[larger, a] = back[larger, b] = back[smaller, a] = 1
         back[smaller, b] = -1
-        differs = torch.zeros(size, dtype=torch.bool)
-        differs[b] = True
-        yield Step(dim, there, differs, back)
+        yield Step(dim, there, back)
 
 
 def _maxima(node: Opaque, shape: Shape) -> Iterator[Step]:
@@ -167,5 +157,4 @@ def _round(dim: int, size: int, left: Sequence[Sequence[int]]) -> tuple[Step, li
         back[number, start : start + count] = 2 // count
     ends = itertools.accumulate(map(len, pairs), initial=0)
     after = [list(range(*end)) for end in itertools.pairwise(ends)]
-    rows = torch.stack(there)
-    return Step(dim, rows, (rows < 0).any(1), back), after
+    return Step(dim, torch.stack(there), back), after

@@ -109,7 +109,8 @@ class LowRank:
         small = without_kept(form)
         factors = factorise(small, Recursion()(small).multipliers)
         if factors is None:
-            return 0.0, small.zeros(len(next(iter(small.output.blocks.values())))) + math.nan
+            count = len(next(iter(small.output.blocks.values())))
+            return 0.0, small.zeros(count) + 1.0 / count
         first = directions_of(small, _of_rank(vectors_of(factors, 10.0, self.rank), self.rank))
         ascent = Ascent(small, first, self.memory, worth=value_to_l1)
         ascent.run(
